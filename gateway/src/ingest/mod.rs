@@ -1,0 +1,130 @@
+//! From raw bytes to what may be logged: decode, validate, admit.
+//!
+//! `check` decodes and validates a batch in the connection's task. `Committer` is the one thread
+//! that orders appends: it admits (order, dedupe), appends, syncs and answers. Nothing is answered
+//! before the record it speaks of is durable.
+
+use crate::record::{Identity, Position, Refusal};
+use bytes::Bytes;
+use proto::ErrorCode;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// A device's line of sequence numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum StreamId {
+    /// Named by the device in `hello`: lives across connections.
+    Named(u64),
+    /// Without a name: lives as long as the connection with this number.
+    Private(u64),
+}
+
+/// A stream of a device.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct StreamKey {
+    /// Whose.
+    pub identity: Identity,
+    /// Which.
+    pub stream: StreamId,
+}
+
+/// A batch that was decoded and validated, on its way to the log.
+#[derive(Debug)]
+pub struct Submission {
+    /// The stream it belongs to.
+    pub stream: StreamKey,
+    /// Its sequence number.
+    pub seq: u64,
+    /// True only for the first batch that came on a connection (and its repetitions until it is
+    /// admitted): it may leave a gap behind the last admitted sequence number.
+    pub may_skip: bool,
+    /// XXH3-64 of the batch body.
+    pub payload_hash: u64,
+    /// The encoded envelope, the cumulative count not yet set.
+    pub header: Vec<u8>,
+    /// The batch body as it came; empty if the whole batch was refused.
+    pub payload: Bytes,
+    /// Accepted readings.
+    pub accepted: u32,
+    /// Refused readings, for repetitions of the batch.
+    pub refused: Arc<[Refusal]>,
+    /// The whole batch was refused with this code: its sequence number is consumed all the same.
+    pub refused_whole: Option<ErrorCode>,
+    /// Where the outcome goes.
+    pub reply: mpsc::Sender<Outcome>,
+}
+
+/// What a connection asks of the committer, in order.
+#[derive(Debug)]
+pub enum Request {
+    /// Admit and log a batch; answered with an [`Outcome`] that names its sequence number.
+    Submit(Submission),
+    /// A connection wants to know where a stream stands; answered with [`Outcome::Opened`] once
+    /// everything submitted before it is durable or has failed.
+    Open {
+        /// The stream.
+        stream: StreamKey,
+        /// Where the outcome goes.
+        reply: mpsc::Sender<Outcome>,
+    },
+    /// A connection with a private stream is gone: forget its stream.
+    Forget(StreamKey),
+}
+
+/// What became of a request. Outcomes of one connection come in the order of its requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Answer to [`Request::Open`].
+    Opened {
+        /// The last sequence number that is durable in the log; `None` for a new stream.
+        logged_seq: Option<u64>,
+        /// The highest sequence number whose record the ack position covers.
+        acked_seq: Option<u64>,
+    },
+    /// The batch is durable in the log at this position.
+    Logged {
+        /// Sequence number of the batch.
+        seq: u64,
+        /// Its record.
+        position: Position,
+    },
+    /// The same batch was logged before; its record is durable.
+    Duplicate {
+        /// Sequence number of the batch.
+        seq: u64,
+        /// A position that covers its record.
+        position: Position,
+        /// The readings that were refused then.
+        refused: Arc<[Refusal]>,
+        /// The code with which the whole batch was refused then.
+        refused_whole: Option<ErrorCode>,
+    },
+    /// Refused for good with this code ([`ErrorCode::SeqReused`]); nothing was logged.
+    Refused {
+        /// Sequence number of the batch.
+        seq: u64,
+        /// Why.
+        code: ErrorCode,
+    },
+    /// Nothing was kept: not the sequence number that comes next.
+    OutOfOrder {
+        /// Sequence number of the batch.
+        seq: u64,
+        /// The one that comes next in the stream.
+        expected: u64,
+    },
+    /// Nothing was kept: send it again later.
+    Retry {
+        /// Sequence number of the batch.
+        seq: u64,
+        /// Why: [`ErrorCode::LogFull`] or [`ErrorCode::Overloaded`].
+        code: ErrorCode,
+        /// When, in milliseconds.
+        after_ms: u32,
+    },
+    /// The log has failed for good; nothing more is acknowledged.
+    Failed {
+        /// Sequence number of the batch, 0 for an open.
+        seq: u64,
+    },
+}

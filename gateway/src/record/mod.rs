@@ -1,0 +1,18 @@
+//! What one log record means: the envelope, and the points that it yields for ever.
+//!
+//! Owns the layout of the envelope (a promise on disk, held by golden files) and the one place
+//! where a raw reading becomes a [`Point`]. `ingest` writes records, `forward` and `sink` read
+//! them; the log itself sees opaque bytes.
+
+mod envelope;
+mod identity;
+mod point;
+mod position;
+
+pub use envelope::{
+    Adjustment, AdjustmentKind, Codec, Envelope, EnvelopeError, HEADER_MIN_BYTES, Kind, Refusal,
+    Source, patch_accepted_total,
+};
+pub use identity::Identity;
+pub use point::{Point, PointId, Points, Value, time_ns, value};
+pub use position::Position;

@@ -1,0 +1,96 @@
+//! Where accepted readings go. One file (or folder) per destination.
+//!
+//! A sink owns the conversation with its destination and nothing else: retry, back-off, cursors and
+//! the isolation of poison live once, in `forward`. A sink knows no log.
+
+pub mod store;
+
+use crate::record::{Envelope, EnvelopeError, Point, PointId, Points, Position};
+use bytes::Bytes;
+use std::time::Duration;
+
+/// One log record on its way to a sink.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Where it stands in the log.
+    pub position: Position,
+    /// Its envelope.
+    pub envelope: Envelope,
+    /// The device's bytes.
+    pub payload: Bytes,
+}
+
+/// A run of consecutive records. Shared with retries, so cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// First position, inclusive. Records without points count too.
+    pub first: Position,
+    /// Last position, inclusive; the cursor after this batch.
+    pub last: Position,
+    /// The records that have points, ascending by position; may be empty.
+    pub records: std::sync::Arc<[Record]>,
+    /// Accepted readings in `records`.
+    pub readings: u64,
+    /// Accepted readings in the log up to and with `last`.
+    pub accepted_total: u64,
+}
+
+impl Batch {
+    /// Calls `each` for every point, in the order of the log.
+    ///
+    /// # Errors
+    /// A payload does not decode.
+    pub fn for_each_point(
+        &self,
+        points: &mut Points,
+        mut each: impl FnMut(&Point<'_>),
+    ) -> Result<(), EnvelopeError> {
+        for record in self.records.iter() {
+            points.for_each(record.position, &record.envelope, &record.payload, &mut each)?;
+        }
+        Ok(())
+    }
+}
+
+/// A point that the destination refused for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RejectedPoint {
+    /// Which.
+    pub id: PointId,
+    /// The destination's words.
+    pub reason: String,
+}
+
+/// Why a write did not (wholly) succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// It may succeed later; nothing is known to be stored.
+    #[error("{why}")]
+    Retry {
+        /// The destination's own wish, if it has one.
+        after: Option<Duration>,
+        /// What happened, for a person.
+        why: String,
+    },
+    /// These points were refused for good; all others of the batch are stored.
+    #[error("{} points refused, the first: {}", points.len(), points.first().map_or("", |p| &p.reason))]
+    Reject {
+        /// Which, and why.
+        points: Vec<RejectedPoint>,
+    },
+    /// It will not succeed until a person does something; the sink stops and keeps its data.
+    #[error("{0}")]
+    Fatal(String),
+}
+
+/// A destination of readings.
+pub trait Sink: Send + Sync + 'static {
+    /// Writes a batch. `Ok` means that the destination confirmed every point durably.
+    /// Batches come in the order of the log, one at a time; one may come again after an error or
+    /// a restart. Not cancel safe: a dropped write may or may not have happened.
+    fn write(&self, batch: Batch) -> impl Future<Output = Result<(), SinkError>> + Send;
+
+    /// The position up to which the destination itself knows that it has everything; `None` if it
+    /// keeps no cursor, and the forwarder has to.
+    fn committed(&self) -> Option<Position>;
+}

@@ -1,0 +1,126 @@
+//! One-pass borrowed decoder of a batch body.
+
+use crate::{ErrorCode, Limits, message::MessageError};
+
+/// A value as it stands in the message, before any rule is applied.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum RawValue<'a> {
+    /// float 32 or float 64 (a float 32 is widened exactly).
+    Float(f64),
+    /// Any integer that fits a signed 64-bit number.
+    Int(i64),
+    /// An integer above `i64::MAX`.
+    UInt(u64),
+    /// A boolean.
+    Bool(bool),
+    /// A UTF-8 string.
+    Str(&'a str),
+}
+
+/// A time as it stands in the message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RawTime {
+    /// An integer in the connection's `time_unit`.
+    Units(i64),
+    /// A MessagePack timestamp: seconds and nanoseconds (< 10⁹).
+    Timestamp {
+        /// Seconds since the Unix epoch.
+        seconds: i64,
+        /// Nanoseconds, below 10⁹.
+        nanos: u32,
+    },
+}
+
+/// One reading, or one row of columns. Kept by the caller and reused, so that decoding allocates
+/// nothing per reading.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RawReading<'a> {
+    /// The reading's own measurement.
+    pub measurement: Option<&'a str>,
+    /// The reading's own time.
+    pub time: Option<RawTime>,
+    /// Tags in the order of the message.
+    pub tags: Vec<(&'a str, &'a str)>,
+    /// Fields in the order of the message. A nil in a column is absent here.
+    pub fields: Vec<(&'a str, RawValue<'a>)>,
+}
+
+/// Why one reading is refused although the message around it is sound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadingFault<'a> {
+    /// The code.
+    pub code: ErrorCode,
+    /// The field, tag or key at fault.
+    pub field: Option<&'a str>,
+}
+
+/// Why a whole batch is refused for good although the message around it is sound.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchFault {
+    /// The code.
+    pub code: ErrorCode,
+    /// For a person.
+    pub detail: String,
+}
+
+/// A batch body whose outer structure has been read.
+#[derive(Debug, Clone)]
+pub struct Batch<'a> {
+    body: &'a [u8],
+}
+
+impl<'a> Batch<'a> {
+    /// Reads the body's keys.
+    ///
+    /// # Errors
+    /// The message is not sound MessagePack, is deeper than `limits` allow, or has no valid `seq`.
+    pub fn open(body: &'a [u8], _limits: &Limits) -> Result<Self, MessageError> {
+        Ok(Self { body })
+    }
+
+    /// The sequence number, 1 to 2⁵³−1.
+    pub fn seq(&self) -> u64 {
+        0
+    }
+
+    /// Why the whole batch is refused, if it is; then `readings` yields nothing.
+    pub fn fault(&self) -> Option<&BatchFault> {
+        None
+    }
+
+    /// Number of readings, or of rows.
+    pub fn len(&self) -> u32 {
+        0
+    }
+
+    /// True if the batch has no readings.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Walks the readings.
+    pub fn readings(&self) -> Readings<'a> {
+        Readings { _body: self.body }
+    }
+}
+
+/// Walks the readings of a batch, in order.
+#[derive(Debug, Clone)]
+pub struct Readings<'a> {
+    _body: &'a [u8],
+}
+
+impl<'a> Readings<'a> {
+    /// Decodes the next reading into `reading`, whose buffers are reused; `None` at the end. An
+    /// inner error refuses this reading only, the walk goes on behind it.
+    ///
+    /// # Errors
+    /// The bytes are not sound MessagePack: the whole message is refused.
+    #[expect(clippy::type_complexity, reason = "two levels of refusal")]
+    pub fn next(
+        &mut self,
+        _reading: &mut RawReading<'a>,
+    ) -> Result<Option<Result<(), ReadingFault<'a>>>, MessageError> {
+        Ok(None)
+    }
+}
