@@ -72,7 +72,6 @@ impl<'a> Columns<'a> {
         Ok(parts.join(limits))
     }
 
-    #[expect(clippy::type_complexity, reason = "two levels of refusal")]
     pub(super) fn next(
         &mut self,
         out: &mut RawReading<'a>,

@@ -143,7 +143,6 @@ impl<'a> Readings<'a> {
     ///
     /// # Errors
     /// The bytes are not sound MessagePack: the whole message is refused.
-    #[expect(clippy::type_complexity, reason = "two levels of refusal")]
     #[inline]
     pub fn next(
         &mut self,

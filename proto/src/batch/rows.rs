@@ -44,7 +44,6 @@ impl<'a> Rows<'a> {
         self.last
     }
 
-    #[expect(clippy::type_complexity, reason = "two levels of refusal")]
     pub(super) fn next(
         &mut self,
         reading: &mut RawReading<'a>,
@@ -77,7 +76,7 @@ impl<'a> Rows<'a> {
         let mut fault = None;
         let mut seen = Seen::default();
         for _ in 0..pairs {
-            let found = match self.reader.key()? {
+            let found = match self.reading_key()? {
                 b"fields" if seen.first(Seen::FIELDS) => self.fields(out)?,
                 b"time" if seen.first(Seen::TIME) => self.time(out)?,
                 b"tags" if seen.first(Seen::TAGS) => self.tags(out)?,
@@ -97,6 +96,17 @@ impl<'a> Rows<'a> {
             fault = Some(ReadingFault { code: ErrorCode::NoFields, field: None });
         }
         Ok(fault)
+    }
+
+    #[inline]
+    fn reading_key(&mut self) -> Result<&'a [u8], Unsound> {
+        if self.reader.eat(b"\xa6fields") {
+            Ok(b"fields")
+        } else if self.reader.eat(b"\xa4time") {
+            Ok(b"time")
+        } else {
+            self.reader.key()
+        }
     }
 
     fn fields(&mut self, out: &mut RawReading<'a>) -> Result<Fault<'a>, Unsound> {
