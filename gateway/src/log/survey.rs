@@ -14,13 +14,13 @@ use std::{collections::VecDeque, io, sync::Arc};
 pub(super) struct Survey {
     /// Records that can be read.
     pub(super) records: u64,
-    /// The first and last of them, or the position before the base if there is none.
+    /// The last of them, or the position before the base if there is none.
     pub(super) last: Position,
     /// Everything else, ascending.
     pub(super) gaps: Vec<Gap>,
     /// The highest `durable_upto` of any header.
     pub(super) durable_upto: Position,
-    /// Records that no header vouches for yet, and where they begin.
+    /// Records and seals that no header vouches for, and where they begin.
     pub(super) unvouched: VecDeque<(Position, u64)>,
     /// Whether a seal is the last thing in it.
     pub(super) sealed: bool,
@@ -44,7 +44,11 @@ impl Survey {
                     survey.vouch(*durable_upto);
                     survey.unvouched.push_back((*position, *offset));
                 }
-                Step::Seal { durable_upto, .. } => survey.vouch(*durable_upto),
+                Step::Seal { offset, durable_upto } => {
+                    survey.vouch(*durable_upto);
+                    // Nothing says that the seal itself was synced until a later record was.
+                    survey.unvouched.push_back((durable_upto.next(), *offset));
+                }
                 Step::Damage(gap) => {
                     survey.vouch(gap.durable_upto);
                     survey.gaps.push(*gap);
@@ -69,7 +73,7 @@ impl Survey {
         self.gaps.last().filter(|gap| gap.to.is_none())
     }
 
-    /// Where the records above `durable` begin.
+    /// Where that begins which `durable` does not cover.
     pub(super) fn first_above(&self, durable: Position) -> Option<u64> {
         self.unvouched.iter().find(|(position, _)| *position > durable).map(|(_, offset)| *offset)
     }

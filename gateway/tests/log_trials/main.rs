@@ -4,3 +4,5 @@
 #![allow(clippy::unwrap_used)]
 
 mod disk;
+mod model;
+mod model_files;
