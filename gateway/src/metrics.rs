@@ -203,6 +203,102 @@ impl IngestMetrics {
             Outcome::OutOfOrder { .. } => self.out_of_order.increment(1),
             Outcome::Retry { .. } | Outcome::Failed { .. } => self.retry.increment(1),
             Outcome::Opened { .. } => {}
+/// The log.
+#[derive(Clone)]
+pub struct LogMetrics {
+    /// Bytes written and synced, frames included.
+    pub appended_bytes: Counter,
+    /// Time of one `fdatasync`.
+    pub sync_seconds: Histogram,
+    /// The highest position written to the file.
+    pub written_position: Gauge,
+    /// The highest position that is durable.
+    pub durable_position: Gauge,
+    /// Bytes in all segments.
+    pub size_bytes: Gauge,
+    /// Segments.
+    pub segments: Gauge,
+    /// Unfinished bytes that recovery cut.
+    pub torn_bytes: Counter,
+    /// Acknowledged records that could not be read.
+    pub damaged_records: Counter,
+    /// Segments checked by the scrub.
+    pub scrubbed: Counter,
+    /// 1 after a failed write or sync.
+    pub poisoned: Gauge,
+}
+
+impl std::fmt::Debug for LogMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LogMetrics")
+    }
+}
+
+impl Default for LogMetrics {
+    /// Counts nothing.
+    fn default() -> Self {
+        Self {
+            appended_bytes: Counter::noop(),
+            sync_seconds: Histogram::noop(),
+            written_position: Gauge::noop(),
+            durable_position: Gauge::noop(),
+            size_bytes: Gauge::noop(),
+            segments: Gauge::noop(),
+            torn_bytes: Counter::noop(),
+            damaged_records: Counter::noop(),
+            scrubbed: Counter::noop(),
+            poisoned: Gauge::noop(),
+        }
+    }
+}
+
+impl LogMetrics {
+    /// Looks up the handles.
+    pub fn new(registry: &Registry) -> Self {
+        Self {
+            appended_bytes: registry.counter(
+                "gateway_log_appended_bytes_total",
+                "Bytes written to the log and synced, frames included.",
+                &[],
+            ),
+            sync_seconds: registry.histogram(
+                "gateway_log_sync_seconds",
+                "Time of one fdatasync of the log.",
+                Some(Unit::Seconds),
+                &[],
+            ),
+            written_position: registry.gauge(
+                "gateway_log_written_position",
+                "Highest position written to the log.",
+                &[],
+            ),
+            durable_position: registry.gauge(
+                "gateway_log_durable_position",
+                "Highest position of the log that is durable.",
+                &[],
+            ),
+            size_bytes: registry.gauge("gateway_log_size_bytes", "Size of all segments.", &[]),
+            segments: registry.gauge("gateway_log_segments", "Segments of the log.", &[]),
+            torn_bytes: registry.counter(
+                "gateway_log_torn_bytes_total",
+                "Unfinished bytes, never acknowledged, that were cut off when the log was opened.",
+                &[],
+            ),
+            damaged_records: registry.counter(
+                "gateway_log_damaged_records_total",
+                "Acknowledged records that could not be read, each time somebody came upon them.",
+                &[],
+            ),
+            scrubbed: registry.counter(
+                "gateway_log_scrubbed_segments_total",
+                "Segments that were read and checked while idle.",
+                &[],
+            ),
+            poisoned: registry.gauge(
+                "gateway_log_poisoned",
+                "1 after a write or sync of the log failed: it takes no more records.",
+                &[],
+            ),
         }
     }
 }
