@@ -297,6 +297,39 @@ impl LogMetrics {
             poisoned: registry.gauge(
                 "gateway_log_poisoned",
                 "1 after a write or sync of the log failed: it takes no more records.",
+/// The embedded store.
+#[derive(Clone)]
+pub struct StoreMetrics {
+    /// Points that took the place of an earlier one with the same series and time.
+    pub overwritten: Counter,
+    /// Points in the file.
+    pub points: Gauge,
+    /// Series in the file.
+    pub series: Gauge,
+    /// Size of the file.
+    pub bytes: Gauge,
+}
+
+impl std::fmt::Debug for StoreMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StoreMetrics")
+    }
+}
+
+impl StoreMetrics {
+    /// Handles in this registry.
+    pub fn new(registry: &Registry) -> Self {
+        Self {
+            overwritten: registry.counter(
+                "gateway_store_overwritten_total",
+                "Points that took the place of an earlier one with the same series and time.",
+                &[],
+            ),
+            points: registry.gauge("gateway_store_points", "Points in the embedded store.", &[]),
+            series: registry.gauge("gateway_store_series", "Series in the embedded store.", &[]),
+            bytes: registry.gauge(
+                "gateway_store_bytes",
+                "Size of the embedded store's file, without its write-ahead log.",
                 &[],
             ),
         }

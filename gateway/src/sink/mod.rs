@@ -33,6 +33,71 @@ pub struct Batch {
     pub readings: u64,
     /// Accepted readings in the log up to and with `last`.
     pub accepted_total: u64,
+    /// Accepted readings between the batch before and `last` that are not in `records`.
+    pub dropped: Dropped,
+}
+
+/// Accepted readings that a sink does not hold, by reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct Dropped {
+    /// Their record in the log cannot be read.
+    pub damaged: u64,
+    /// The sink's policy was to let the log go on without it.
+    pub skipped: u64,
+    /// The destination cannot hold them.
+    pub unsupported: u64,
+    /// Older than what the destination is told to keep.
+    pub expired: u64,
+}
+
+impl Dropped {
+    /// The sum over all reasons.
+    pub const fn total(&self) -> u64 {
+        self.damaged + self.skipped + self.unsupported + self.expired
+    }
+
+    /// Adds the counts of another.
+    pub const fn add(&mut self, other: Dropped) {
+        self.damaged += other.damaged;
+        self.skipped += other.skipped;
+        self.unsupported += other.unsupported;
+        self.expired += other.expired;
+    }
+}
+
+/// Where every reading went that a sink has passed. Written atomically with its cursor, so that
+/// `accepted_total - base = stored + quarantined + dropped` holds at every position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct Ledger {
+    /// Accepted readings in the log before the first record that this sink was given; `None`
+    /// until it has been given one.
+    pub base: Option<u64>,
+    /// Accepted readings in the log up to and with the cursor.
+    pub accepted_total: u64,
+    /// Readings that the destination confirmed.
+    pub stored: u64,
+    /// Readings that the destination refused, kept with the reason.
+    pub quarantined: u64,
+    /// Readings that are nowhere, by reason.
+    pub dropped: Dropped,
+}
+
+impl Ledger {
+    /// Enters a batch of which `quarantined` readings were refused and kept aside and `dropped`
+    /// were not stored, besides those that the batch itself counts.
+    pub fn enter(&mut self, batch: &Batch, quarantined: u64, dropped: Dropped) {
+        let mut dropped = dropped;
+        let stored = batch.readings.saturating_sub(quarantined + dropped.total());
+        dropped.add(batch.dropped);
+        self.base.get_or_insert(
+            batch.accepted_total.saturating_sub(batch.readings + batch.dropped.total()),
+        );
+        self.accepted_total = batch.accepted_total;
+        self.stored += stored;
+        self.quarantined += quarantined;
+        self.dropped.add(dropped);
+    }
 }
 
 impl Batch {
@@ -78,6 +143,9 @@ pub enum SinkError {
         /// Which, and why.
         points: Vec<RejectedPoint>,
     },
+    /// A record does not decode as it did when it was accepted; nothing of the batch is stored.
+    #[error("{0}")]
+    Undecodable(EnvelopeError),
     /// It will not succeed until a person does something; the sink stops and keeps its data.
     #[error("{0}")]
     Fatal(String),
@@ -93,4 +161,9 @@ pub trait Sink: Send + Sync + 'static {
     /// The position up to which the destination itself knows that it has everything; `None` if it
     /// keeps no cursor, and the forwarder has to.
     fn committed(&self) -> Option<Position>;
+
+    /// The ledger at that position, for a destination that keeps its own cursor.
+    fn ledger(&self) -> Option<Ledger> {
+        None
+    }
 }
