@@ -122,10 +122,16 @@ impl<'a> Reader<'a> {
     fn unknown(&self, key: &str, node: &Node, fields: &[&str]) -> Error {
         let full = self.below(key, node).path;
         let prefix = &full[..full.len() - key.len()];
-        let near = match nearest(key, fields.iter().copied()) {
-            Some(near) => vec![format!("{prefix}{near}")],
-            None => nearest_anywhere(key, &full),
-        };
+        // The right name in the wrong section, then the wrong name in the right section.
+        let mut near = with_name(key);
+        if near.is_empty() {
+            let here = nearest(key, fields.iter().copied());
+            near.extend(here.map(|near| format!("{prefix}{near}")));
+        }
+        if near.is_empty() {
+            let known = super::known_keys();
+            near.extend(nearest(&full, known.iter().map(String::as_str)).map(str::to_owned));
+        }
         let environment = matches!(node.origin, Origin::Environment(_));
         let named = near.iter().map(|near| match environment {
             true => format!("\"{near}\" ({})", variable(near)),
@@ -151,15 +157,10 @@ fn nearest<'k>(key: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k st
         .map(|(_, candidate)| candidate)
 }
 
-/// Keys of that name in other sections, or a whole path that is nearly right.
-fn nearest_anywhere(key: &str, full: &str) -> Vec<String> {
-    let known = super::known_keys();
-    let last = |path: &str| path.rsplit('.').next() == Some(key);
-    let same_name: Vec<String> = known.iter().filter(|path| last(path)).cloned().collect();
-    if !same_name.is_empty() {
-        return same_name;
-    }
-    nearest(full, known.iter().map(String::as_str)).map(str::to_owned).into_iter().collect()
+/// Known keys whose last part is `key`.
+fn with_name(key: &str) -> Vec<String> {
+    let last = |path: &String| path.rsplit('.').next() == Some(key);
+    super::known_keys().into_iter().filter(last).collect()
 }
 
 /// The environment variable of a key.

@@ -102,7 +102,8 @@ fn unknown_keys_name_the_nearest_right_one_and_the_line() {
         ),
         (
             "[log]\nmessage_bytes = 3",
-            r#"gateway.toml:2: unknown key "log.message_bytes", did you mean "limits.message_bytes"?"#,
+            "gateway.toml:2: unknown key \"log.message_bytes\", did you mean \
+             \"limits.message_bytes\"?",
         ),
         (
             "[sinks.store]\nbatch_reading = 3",
@@ -249,6 +250,10 @@ fn wrong_values_are_sentences_with_the_line() {
         ("[sinks.influx]", "\"sinks.influx.type\" is missing"),
         ("[sinks.x]\ntype = \"y\"", "\"sinks.x.type\" must be \"store\", not \"y\""),
         ("[sinks.\"Ä\"]\ntype = \"store\"", "must be named with 1 to 64 of a-z"),
+        (
+            "[sinks.a]\ntype = \"store\"",
+            "\"sinks.store.path\" is the file of the sink \"a\", too: name another",
+        ),
         ("[sinks.store]\nenabled = false", "has no enabled sink"),
         (
             "ack = \"stored\"\n[sinks.store]\nwhen_full = \"skip\"",

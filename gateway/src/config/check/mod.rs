@@ -1,12 +1,14 @@
 //! From raw to valid: what a value means, and which values fit together.
 
+mod sinks;
+
 use super::{
     ConfigError, raw,
     tree::Node,
     units::{Span, format_duration},
     valid::{
-        AckMode, Admin, Auth, Batch, ClientCaRoot, Config, JwtRoot, Limits, Log, LogFormat,
-        Logging, Secret, Server, Shutdown, Sink, SinkKind, Tls, WhenFull,
+        Admin, Auth, ClientCaRoot, Config, JwtRoot, Limits, Log, LogFormat, Logging, Secret,
+        Server, Shutdown, Tls,
     },
 };
 use std::{
@@ -61,7 +63,7 @@ impl TryFrom<&raw::Raw> for Config {
             auth: auth(&raw.auth)?,
             log: log(&raw.log, &limits)?,
             limits,
-            sinks: sinks(raw)?,
+            sinks: sinks::sinks(raw)?,
             admin: admin(&raw.admin)?,
             shutdown: shutdown(&raw.shutdown)?,
             logging: logging(&raw.logging),
@@ -281,75 +283,6 @@ fn log(raw: &raw::Log, limits: &Limits) -> Result<Log, Invalid> {
         keep_bytes: raw.keep_bytes.0,
         reserve_bytes: raw.reserve_bytes.0,
     })
-}
-
-fn sinks(raw: &raw::Raw) -> Result<Vec<Sink>, Invalid> {
-    let mut sinks = Vec::new();
-    for (sink_name, sink) in &raw.sinks {
-        let at = format!("sinks.{sink_name}");
-        name(at.clone(), sink_name)?;
-        let Some(raw::SinkType::Store) = sink.kind else {
-            return Err(Invalid::new(
-                format!("{at}.type"),
-                "is missing: say what this sink is, for example type = \"store\"",
-            ));
-        };
-        if !sink.enabled {
-            continue;
-        }
-        let when_full = match sink.when_full {
-            Some(raw::WhenFull::Skip) => WhenFull::Skip,
-            _ => WhenFull::Hold,
-        };
-        if raw.ack == AckMode::Stored && sink.required && when_full == WhenFull::Skip {
-            return Err(Invalid::new(
-                format!("{at}.when_full"),
-                "is \"skip\" while the sink is required and ack = \"stored\": an ack would promise \
-                 what may be skipped; set it to \"hold\", or required = false",
-            ));
-        }
-        if sink.path.as_os_str().is_empty() {
-            return Err(Invalid::new(format!("{at}.path"), "must name a file"));
-        }
-        let batch_delay = format!("{at}.batch_delay");
-        sinks.push(Sink {
-            name: sink_name.clone(),
-            required: sink.required,
-            when_full,
-            batch: Batch {
-                readings: within(
-                    &format!("{at}.batch_readings"),
-                    sink.batch_readings.into(),
-                    1..=10_000_000,
-                )?,
-                bytes: within(&format!("{at}.batch_bytes"), sink.batch_bytes.0, 1024..=1 << 30)?,
-                delay: duration(
-                    &batch_delay,
-                    sink.batch_delay,
-                    Duration::ZERO,
-                    Duration::from_secs(60),
-                )?,
-            },
-            kind: SinkKind::Store {
-                path: raw.data_dir.join(&sink.path),
-                keep_for: sink.keep_for.0,
-            },
-        });
-    }
-    if raw.ack == AckMode::Stored && !sinks.iter().any(|sink| sink.required) {
-        return Err(Invalid::new(
-            "ack",
-            "is \"stored\", but no enabled sink is required, so that there is nothing to wait for: \
-             set required = true on a sink, or ack = \"durable\"",
-        ));
-    }
-    if sinks.is_empty() {
-        return Err(Invalid::new(
-            "sinks",
-            "has no enabled sink, so that readings would only fill the log: enable one",
-        ));
-    }
-    Ok(sinks)
 }
 
 fn admin(raw: &raw::Admin) -> Result<Admin, Invalid> {
