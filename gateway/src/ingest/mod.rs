@@ -80,6 +80,8 @@ pub enum Outcome {
         logged_seq: Option<u64>,
         /// The highest sequence number whose record the ack position covers.
         acked_seq: Option<u64>,
+        /// A position that covers the record of `logged_seq`.
+        position: Position,
     },
     /// The batch is durable in the log at this position.
     Logged {
