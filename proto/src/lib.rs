@@ -9,6 +9,7 @@ pub mod code;
 pub mod encode;
 pub mod limits;
 pub mod message;
+mod msgpack;
 pub mod token;
 
 pub use batch::{Batch, BatchFault, RawReading, RawTime, RawValue, ReadingFault, Readings};

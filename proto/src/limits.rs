@@ -10,6 +10,12 @@ pub const MAX_NAME_BYTES: usize = 128;
 pub const MAX_TAG_VALUE_BYTES: usize = 256;
 /// Longest string field, in bytes.
 pub const MAX_STRING_FIELD_BYTES: usize = 4096;
+/// Longest `firmware` and `model` in `hello`, in bytes.
+pub const MAX_ABOUT_BYTES: usize = 128;
+/// Largest message to a device that does not say `max_rx`, in bytes.
+pub const DEFAULT_MAX_RX: u32 = 4096;
+/// Smallest `max_rx` that is taken, in bytes: every `welcome` and `goodbye` fits.
+pub const MIN_MAX_RX: u32 = 1024;
 /// Most refused readings that one `nack` lists; more are counted in `more`.
 pub const MAX_NACK_READINGS: usize = 16;
 /// Largest integer magnitude that a float holds exactly: 2⁵³.

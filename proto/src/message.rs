@@ -1,5 +1,8 @@
 //! The messages that are not hot: everything but the inside of a batch.
 
+mod decode;
+mod encode;
+
 use crate::{ErrorCode, Limits};
 use serde::{Deserialize, Serialize};
 

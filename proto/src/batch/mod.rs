@@ -1,6 +1,19 @@
 //! One-pass borrowed decoder of a batch body.
+//!
+//! It owns the step from bytes to raw readings and no rule about their meaning. Two levels of
+//! refusal: bytes that are not sound MessagePack, or not a batch, refuse the whole message; a
+//! value of the wrong type refuses its reading, and the walk goes on behind it. Nothing is
+//! allocated per reading, nothing recurses, and no length is believed that the bytes cannot hold.
+//!
+//! A name that stands twice in `fields` or `tags` is passed on twice.
 
-use crate::{ErrorCode, Limits, message::MessageError};
+mod columns;
+mod open;
+mod rows;
+
+use crate::{ErrorCode, Limits, message::MessageError, msgpack::Reader};
+use columns::Columns;
+use rows::Rows;
 
 /// A value as it stands in the message, before any rule is applied.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -66,31 +79,44 @@ pub struct BatchFault {
 /// A batch body whose outer structure has been read.
 #[derive(Debug, Clone)]
 pub struct Batch<'a> {
-    body: &'a [u8],
+    seq: u64,
+    len: u32,
+    fault: Option<BatchFault>,
+    source: Source<'a>,
+}
+
+#[derive(Debug, Clone)]
+enum Source<'a> {
+    /// The batch is refused as a whole.
+    Nothing,
+    Rows(Rows<'a>),
+    Columns(Columns<'a>),
 }
 
 impl<'a> Batch<'a> {
-    /// Reads the body's keys.
+    /// Reads the body's keys. Where `readings` is the last key, as devices are told to write it,
+    /// the readings themselves are left to [`Readings::next`].
     ///
     /// # Errors
     /// The message is not sound MessagePack, is deeper than `limits` allow, or has no valid `seq`.
-    pub fn open(body: &'a [u8], _limits: &Limits) -> Result<Self, MessageError> {
-        Ok(Self { body })
+    pub fn open(body: &'a [u8], limits: &Limits) -> Result<Self, MessageError> {
+        let mut reader = Reader::new(body, limits);
+        open::open(&mut reader, limits).map_err(|unsound| reader.refuse(unsound))
     }
 
     /// The sequence number, 1 to 2⁵³−1.
     pub fn seq(&self) -> u64 {
-        0
+        self.seq
     }
 
     /// Why the whole batch is refused, if it is; then `readings` yields nothing.
     pub fn fault(&self) -> Option<&BatchFault> {
-        None
+        self.fault.as_ref()
     }
 
-    /// Number of readings, or of rows.
+    /// Number of readings, or of rows; 0 if the whole batch is refused.
     pub fn len(&self) -> u32 {
-        0
+        self.len
     }
 
     /// True if the batch has no readings.
@@ -100,27 +126,47 @@ impl<'a> Batch<'a> {
 
     /// Walks the readings.
     pub fn readings(&self) -> Readings<'a> {
-        Readings { _body: self.body }
+        Readings { source: self.source.clone() }
     }
 }
 
 /// Walks the readings of a batch, in order.
 #[derive(Debug, Clone)]
 pub struct Readings<'a> {
-    _body: &'a [u8],
+    source: Source<'a>,
 }
 
 impl<'a> Readings<'a> {
     /// Decodes the next reading into `reading`, whose buffers are reused; `None` at the end. An
-    /// inner error refuses this reading only, the walk goes on behind it.
+    /// inner error refuses this reading only, the walk goes on behind it; `reading` then holds
+    /// what was read of it. The message is known to be sound only when the end was reached.
     ///
     /// # Errors
     /// The bytes are not sound MessagePack: the whole message is refused.
-    #[expect(clippy::type_complexity, reason = "two levels of refusal")]
+    #[inline]
     pub fn next(
         &mut self,
-        _reading: &mut RawReading<'a>,
+        reading: &mut RawReading<'a>,
     ) -> Result<Option<Result<(), ReadingFault<'a>>>, MessageError> {
-        Ok(None)
+        match &mut self.source {
+            Source::Rows(rows) => rows.next(reading),
+            Source::Columns(columns) => columns.next(reading),
+            Source::Nothing => Ok(None),
+        }
+    }
+}
+
+impl<'a> RawReading<'a> {
+    fn clear(&mut self) {
+        self.measurement = None;
+        self.time = None;
+        self.tags.clear();
+        self.fields.clear();
+    }
+}
+
+impl<'a> ReadingFault<'a> {
+    fn new(code: ErrorCode, field: &'a str) -> Self {
+        Self { code, field: Some(field) }
     }
 }
