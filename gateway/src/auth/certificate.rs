@@ -48,10 +48,8 @@ pub fn device_of_certificate(der: &[u8]) -> Result<(String, i64), CertificateErr
         GeneralName::DNSName(dns) => Some(*dns),
         _ => None,
     });
-    let common = certificate
-        .subject()
-        .iter_common_name()
-        .map(|name| name.as_str().unwrap_or_default());
+    let common =
+        certificate.subject().iter_common_name().map(|name| name.as_str().unwrap_or_default());
     let device = match the_one(uris)? {
         Some(name) => Some(name),
         None => match the_one(dns)? {

@@ -3,7 +3,7 @@
 use super::{is_device_id, token};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use proto::token::{AUDIENCE, Claims};
-use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use std::{
     fs,
     io::{self, Write},

@@ -73,8 +73,8 @@ pub(super) fn roots(roots: &[TrustRoot]) -> Result<Arc<[Root]>, KeyError> {
         .iter()
         .map(|root| {
             let not_a_key = || KeyError::NotAPublicKey { realm: root.realm.clone() };
-            let key = DecodingKey::from_ec_pem(root.public_pem.as_bytes())
-                .map_err(|_| not_a_key())?;
+            let key =
+                DecodingKey::from_ec_pem(root.public_pem.as_bytes()).map_err(|_| not_a_key())?;
             let bytes = key.try_get_as_bytes().map_err(|_| not_a_key())?.to_vec();
             // An uncompressed point of P-256.
             if bytes.len() != 65 {
@@ -118,11 +118,7 @@ impl Audience {
     }
 }
 
-pub(super) fn verify(
-    roots: &[Root],
-    token: &str,
-    now_unix_s: i64,
-) -> Result<Verified, TokenError> {
+pub(super) fn verify(roots: &[Root], token: &str, now_unix_s: i64) -> Result<Verified, TokenError> {
     if token.len() > MAX_TOKEN_BYTES {
         return Err(TokenError::TooLong);
     }
@@ -139,10 +135,8 @@ pub(super) fn verify(
     {
         return Err(TokenError::Malformed);
     }
-    let (root, claims) = roots
-        .iter()
-        .find_map(|root| signed_by(root, token))
-        .ok_or(TokenError::BadSignature)?;
+    let (root, claims) =
+        roots.iter().find_map(|root| signed_by(root, token)).ok_or(TokenError::BadSignature)?;
     let claims = claims?;
     if !claims.aud.includes_us() || (root.issuer.is_some() && claims.iss != root.issuer) {
         return Err(TokenError::WrongAudience);

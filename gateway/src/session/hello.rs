@@ -1,12 +1,10 @@
 //! What a `hello` asks for, and whether it may.
 
 use super::{Close, CloseCode};
-use proto::{ErrorCode, Hello, MAX_SEQ, TimeUnit, limits::MAX_NAME_BYTES};
-
-/// Largest message that a device takes unless it says otherwise, in bytes.
-pub const DEFAULT_MAX_RX: u32 = 4096;
-/// A device that can take less than this cannot take every welcome; it is taken for this much.
-pub const MIN_MAX_RX: u32 = 512;
+use proto::{
+    ErrorCode, Hello, MAX_SEQ, TimeUnit,
+    limits::{DEFAULT_MAX_RX, MAX_NAME_BYTES, MIN_MAX_RX},
+};
 
 /// What both sides have agreed on.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -154,10 +154,8 @@ mod tests {
     #[test]
     fn a_message_must_be_complete_in_time() {
         let mut liveness = Liveness::new(0, None);
-        let trickle = |last_s: u64| Heard {
-            last_byte_us: last_s * S,
-            incomplete_since_us: Some(10 * S),
-        };
+        let trickle =
+            |last_s: u64| Heard { last_byte_us: last_s * S, incomplete_since_us: Some(10 * S) };
         assert_eq!(liveness.tick(129 * S, trickle(129)), Due::Nothing);
         assert_eq!(liveness.next_us(trickle(129)), 130 * S);
         assert!(matches!(

@@ -24,7 +24,7 @@ use crate::{
     ingest::Outcome,
     record::{Identity, Position, Refusal},
 };
-pub use hello::{Agreed, DEFAULT_MAX_RX, MIN_MAX_RX};
+pub use hello::Agreed;
 use liveness::Liveness;
 pub use liveness::{Heard, MESSAGE_TIME, PING_AFTER, PONG_WAIT};
 use nack::Complaint;
@@ -88,6 +88,8 @@ pub struct Facts {
     pub details: Vec<RefusedReading>,
     /// The whole batch is refused for good.
     pub refused_whole: Option<(ErrorCode, String)>,
+    /// The batch cannot be taken now: why, and when it may come again, in milliseconds.
+    pub retry: Option<(ErrorCode, u32)>,
 }
 
 /// WebSocket close codes that the gateway sends.
@@ -114,6 +116,22 @@ pub enum CloseCode {
     TryAgain = 1013,
     /// 4001: taken over by a newer connection.
     TakenOver = 4001,
+}
+
+impl CloseCode {
+    /// Every code.
+    pub const ALL: [Self; 10] = [
+        Self::GoingAway,
+        Self::Protocol,
+        Self::Unsupported,
+        Self::Invalid,
+        Self::Policy,
+        Self::TooLarge,
+        Self::Internal,
+        Self::Restart,
+        Self::TryAgain,
+        Self::TakenOver,
+    ];
 }
 
 /// How and why a connection ends.
@@ -238,6 +256,11 @@ impl<B> Session<B> {
         matches!(self.state, State::Closed)
     }
 
+    /// True while an ordered stop is under way.
+    pub fn is_draining(&self) -> bool {
+        matches!(self.state, State::Draining { .. })
+    }
+
     /// What was agreed in hello; before it, what an empty hello means.
     pub fn agreed(&self) -> &Agreed {
         &self.hello
@@ -285,13 +308,17 @@ impl<B> Session<B> {
 
     fn take(&mut self, received_us: u64, facts: Facts, body: B) {
         let seq = facts.seq;
-        match self.order.arrive(seq) {
-            Verdict::Submit { may_skip } => {
+        match (self.order.arrive(seq), facts.retry) {
+            (Verdict::Submit { .. }, Some((code, after_ms))) => {
+                self.order.put_off(seq);
+                self.put_off(seq, code, after_ms);
+            }
+            (Verdict::Submit { may_skip }, None) => {
                 let complaint = Complaint::of(&facts);
                 self.outstanding.submitted(seq, facts.bytes, received_us, complaint);
                 self.actions.push_back(Action::Submit { may_skip, body });
             }
-            Verdict::OutOfOrder { expected } => self.out_of_order(seq, expected),
+            (Verdict::OutOfOrder { expected }, _) => self.out_of_order(seq, expected),
         }
     }
 
@@ -413,11 +440,9 @@ impl<B> Session<B> {
         match self.liveness.tick(now.us, heard) {
             liveness::Due::Nothing => {}
             liveness::Due::Ping => self.actions.push_back(Action::Ping),
-            liveness::Due::Close(code, reason) => self.close(Close {
-                close: CloseCode::Policy,
-                code,
-                reason: reason.to_owned(),
-            }),
+            liveness::Due::Close(code, reason) => {
+                self.close(Close { close: CloseCode::Policy, code, reason: reason.to_owned() })
+            }
         }
     }
 

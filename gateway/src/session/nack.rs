@@ -151,10 +151,9 @@ fn cut(nack: &mut Nack, total: u32, max_bytes: usize) {
 }
 
 fn message_bytes(nack: &Nack) -> usize {
-    match rmp_serde::to_vec_named(&GatewayMessage::Nack(nack.clone())) {
-        Ok(bytes) => bytes.len(),
-        Err(_) => usize::MAX,
-    }
+    let mut message = Vec::new();
+    GatewayMessage::Nack(nack.clone()).encode(&mut message);
+    message.len()
 }
 
 #[cfg(test)]
