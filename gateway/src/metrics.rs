@@ -280,3 +280,74 @@ impl ServerMetrics {
         }
     }
 }
+
+/// Metrics of `ingest`.
+#[derive(Clone)]
+pub struct IngestMetrics {
+    /// Accepted readings, across restarts: the first term of the ledger.
+    pub accepted: Counter,
+    /// Sequence numbers that devices left out.
+    pub gaps: Counter,
+    /// Batches that were made durable with one sync.
+    pub group_batches: Histogram,
+    logged: Counter,
+    duplicate: Counter,
+    refused: Counter,
+    out_of_order: Counter,
+    retry: Counter,
+}
+
+impl std::fmt::Debug for IngestMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("IngestMetrics")
+    }
+}
+
+impl IngestMetrics {
+    /// Registers them.
+    pub fn new(registry: &Registry) -> Self {
+        let batches = |outcome: &'static str| {
+            registry.counter(
+                "gateway_batches_total",
+                "Batches from devices by what became of them",
+                &[("outcome", outcome.into())],
+            )
+        };
+        Self {
+            accepted: registry.counter(
+                "gateway_accepted_readings_total",
+                "Readings that were accepted into the log, across restarts",
+                &[],
+            ),
+            gaps: registry.counter(
+                "gateway_sequence_gaps_total",
+                "Sequence numbers that devices left out because they dropped data",
+                &[],
+            ),
+            group_batches: registry.histogram(
+                "gateway_commit_batches",
+                "Requests that were answered after one sync of the log",
+                None,
+                &[],
+            ),
+            logged: batches("logged"),
+            duplicate: batches("duplicate"),
+            refused: batches("refused"),
+            out_of_order: batches("out_of_order"),
+            retry: batches("retry"),
+        }
+    }
+
+    /// Counts what became of a batch.
+    pub fn outcome(&self, outcome: &crate::ingest::Outcome) {
+        use crate::ingest::Outcome;
+        match outcome {
+            Outcome::Logged { .. } => self.logged.increment(1),
+            Outcome::Duplicate { .. } => self.duplicate.increment(1),
+            Outcome::Refused { .. } => self.refused.increment(1),
+            Outcome::OutOfOrder { .. } => self.out_of_order.increment(1),
+            Outcome::Retry { .. } | Outcome::Failed { .. } => self.retry.increment(1),
+            Outcome::Opened { .. } => {}
+        }
+    }
+}

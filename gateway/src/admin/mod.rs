@@ -1,1 +1,1 @@
-//! x
+//! The operators' side: metrics, health, ledger, a page that shows them.
