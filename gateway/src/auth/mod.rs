@@ -1,7 +1,7 @@
 //! From a credential to (realm, device).
 //!
 //! Owns the trust roots, the check of tokens and of the names in client certificates, the set of
-//! revoked identities, the back-off for guessing, and the minting of tokens. It promises that a
+//! revoked identities, and the back-off for guessing. It promises that a
 //! device id is what the credential says and nothing else, and that whoever fails learns nothing of
 //! why. It refuses every algorithm but the one that the key fixes.
 
@@ -11,7 +11,7 @@ mod throttle;
 mod token;
 
 pub use certificate::{CertificateError, device_of_certificate};
-pub use key::{KeyError, TokenKey};
+pub use key::KeyError;
 pub use throttle::{MAX_TRIES, TRIES_WINDOW};
 pub use token::{LEEWAY_S, MAX_TOKEN_BYTES, TokenError, TrustRoot};
 

@@ -43,9 +43,7 @@ const READ_BUFFER_BYTES: usize = 1024;
 const WRITE_BUFFER_BYTES: usize = 8 * 1024;
 /// Most that waits for a device to read it; then it is closed.
 const MAX_WRITE_BUFFER_BYTES: usize = 256 * 1024;
-/// How long a device may leave unread what it is sent.
-const SEND_TIME: Duration = Duration::from_secs(30);
-/// Frames that are handled before other connections have their turn.
+/// Outcomes that are handled before an ack goes out.
 const MAX_OUTCOMES_AT_ONCE: usize = 256;
 
 /// A device's connection after the upgrade.
@@ -394,7 +392,8 @@ impl Connection {
     }
 
     fn send_due_us(&self) -> Option<u64> {
-        let wait_us = u64::try_from(SEND_TIME.as_micros()).unwrap_or(u64::MAX);
+        let wait_us =
+            u64::try_from(self.shared.context.config.write_time.as_micros()).unwrap_or(u64::MAX);
         self.unsent_since_us.map(|since| since.saturating_add(wait_us))
     }
 

@@ -15,13 +15,14 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
     time::{sleep, timeout},
 };
 
-/// Time for the TLS handshake.
-const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// How long a handshake counts among those that may run at once: two round trips to the far side
+/// of the earth.
+const TURN_TIME: Duration = Duration::from_millis(600);
 /// Connections that the kernel holds until they are accepted: a fleet comes back at once.
 const BACKLOG: u32 = 4096;
 /// Connections above the limit that are taken through TLS to be told to come back later; further
@@ -155,7 +156,7 @@ async fn admit(
             Some(wait)
         },
     };
-    match upgrade(stream, gate).await {
+    match upgrade(stream, gate, shared.context.config.head_time).await {
         Upgraded::Accepted(stream, early, verified) => {
             let entered = registry.enter(verified.identity.clone(), Instant::now());
             if entered.took_over() {
@@ -174,43 +175,63 @@ async fn admit(
 
 async fn handshake(shared: &Shared, mut tcp: TcpStream) -> Option<TlsStream> {
     let metrics = &shared.context.metrics;
-    let started = Instant::now();
-    let shake = async {
-        // Nothing is allocated for a client that says nothing, and one that speaks plain HTTP can
-        // be told so.
-        let mut first = [0];
-        if tcp.peek(&mut first).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        if first[0] != TLS_HANDSHAKE {
-            if first[0].is_ascii_uppercase() {
-                tcp.write_all(PLAIN_HTTP.as_bytes()).await?;
-                tcp.shutdown().await?;
-            }
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        tcp.set_nodelay(true)?;
-        shared.context.tls.acceptor().accept(tcp).await
+    let time = shared.context.config.handshake_time;
+    // Nothing is allocated for a client that says nothing, and it takes nobody's turn.
+    let shaken = match timeout(time, speaks_tls(&mut tcp)).await {
+        Ok(Ok(())) => shake(shared, tcp).await,
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
     };
-    match timeout(HANDSHAKE_TIME, shake).await {
-        Ok(Ok(stream)) => {
-            let resumed =
-                stream.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
-            metrics.handshake_seconds.record(started.elapsed().as_secs_f64());
+    match shaken {
+        Ok(stream) => {
+            let kind = stream.get_ref().1.handshake_kind();
+            let resumed = kind == Some(rustls::HandshakeKind::Resumed);
             if resumed { &metrics.handshakes_resumed } else { &metrics.handshakes_full }
                 .increment(1);
             Some(stream)
         }
-        Ok(Err(error)) => {
+        Err(error) => {
             metrics.handshakes_failed.increment(1);
             tracing::debug!(%error, "TLS handshake failed");
             None
         }
-        Err(_) => {
-            metrics.handshakes_failed.increment(1);
-            None
-        }
     }
+}
+
+/// Looks at the first byte without taking it. A client that speaks plain HTTP is told so.
+async fn speaks_tls(tcp: &mut TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let mut first = [0];
+    if tcp.peek(&mut first).await? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    if first[0] == TLS_HANDSHAKE {
+        return Ok(());
+    }
+    if first[0].is_ascii_uppercase() {
+        tcp.write_all(PLAIN_HTTP.as_bytes()).await?;
+        tcp.shutdown().await?;
+        // Read what was sent, or closing would take the answer back.
+        let mut request = [0; 1024];
+        let _ = tcp.read(&mut request).await?;
+    }
+    Err(io::ErrorKind::InvalidData.into())
+}
+
+async fn shake(shared: &Shared, tcp: TcpStream) -> io::Result<TlsStream> {
+    let started = Instant::now();
+    let turn = shared.handshakes.acquire().await.ok();
+    let mut shaking = std::pin::pin!(shared.context.tls.acceptor().accept(tcp));
+    let shaken = match timeout(TURN_TIME, shaking.as_mut()).await {
+        Ok(shaken) => shaken,
+        Err(_) => {
+            // A slow client goes on, but out of the way of others.
+            drop(turn);
+            timeout(shared.context.config.handshake_time, shaking).await?
+        }
+    };
+    shared.context.metrics.handshake_seconds.record(started.elapsed().as_secs_f64());
+    shaken
 }
 
 const PLAIN_HTTP: &str = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\

@@ -44,8 +44,18 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub struct Config {
     /// Where devices connect.
     pub listen: SocketAddr,
-    /// Most connections, those in the middle of a handshake included.
+    /// Most connections at once, those in the middle of a handshake included.
     pub max_connections: usize,
+    /// Most TLS handshakes and upgrades at once; further ones wait.
+    pub max_handshakes: usize,
+    /// A TLS handshake must be done within this.
+    pub handshake_time: Duration,
+    /// The request of the upgrade must be complete within this.
+    pub head_time: Duration,
+    /// A device that leaves unread what it is sent for this long is closed.
+    pub write_time: Duration,
+    /// How long to wait for a device's bytes.
+    pub patience: session::Patience,
     /// How much a device may have under way.
     pub window: Window,
     /// Origins of web pages that may connect, as browsers name them (`https://example.org`).
@@ -62,7 +72,12 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8443)),
-            max_connections: 50_000,
+            max_connections: 25_000,
+            max_handshakes: 512,
+            handshake_time: Duration::from_secs(10),
+            head_time: Duration::from_secs(10),
+            write_time: Duration::from_secs(30),
+            patience: session::Patience::default(),
             window: Window { batches: 32, bytes: 1024 * 1024 },
             allowed_origins: Vec::new(),
             reconnect_spread: Duration::from_secs(10),
@@ -125,6 +140,7 @@ struct Shared {
     clock: Clock,
     wall: WallClock,
     connections: AtomicUsize,
+    handshakes: Semaphore,
 }
 
 /// The devices' listener.
@@ -147,6 +163,7 @@ impl Server {
             window: context.config.window,
             limits: context.rules.limits.clone(),
             ack: context.ack_mode,
+            patience: context.config.patience,
         };
         let clock = Clock::new();
         let shared = Shared {
@@ -154,6 +171,7 @@ impl Server {
             clock,
             wall: WallClock::new(clock),
             connections: AtomicUsize::new(0),
+            handshakes: Semaphore::new(context.config.max_handshakes),
             context,
         };
         Ok(Self { listener, shared: Arc::new(shared) })

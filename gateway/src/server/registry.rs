@@ -237,10 +237,12 @@ mod tests {
         assert_eq!(second.evicted().await, Eviction::TakenOver);
         // The second goes without ever having waited for the first.
         drop(second);
-        let mut waiting = pin!(third.predecessors_stopped());
-        assert!(timeout(SOON, waiting.as_mut()).await.is_err());
-        first.stop();
-        assert!(timeout(SOON, waiting).await.is_ok());
+        {
+            let mut waiting = pin!(third.predecessors_stopped());
+            assert!(timeout(SOON, waiting.as_mut()).await.is_err());
+            first.stop();
+            assert!(timeout(SOON, waiting).await.is_ok());
+        }
         assert_eq!(registry.len(), 1);
         drop(first);
         assert_eq!(registry.len(), 1);

@@ -26,8 +26,6 @@ use std::{
 use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-/// Time for the whole head of the request.
-pub(super) const HEAD_TIME: Duration = Duration::from_secs(10);
 /// Largest head, in bytes; the least that hyper takes for a limit.
 const MAX_HEAD_BYTES: usize = 8192;
 /// Most header lines.
@@ -62,8 +60,8 @@ enum Decision {
     Refuse(StatusCode),
 }
 
-/// Reads a request and answers it.
-pub(super) async fn upgrade(stream: TlsStream, gate: Gate<'_>) -> Upgraded {
+/// Reads a request, which must be complete within `head_time`, and answers it.
+pub(super) async fn upgrade(stream: TlsStream, gate: Gate<'_>, head_time: Duration) -> Upgraded {
     let facts = Arc::new(HeadFacts::default());
     let decision = Mutex::new(None);
     let service = service_fn(|request: Request<Incoming>| {
@@ -81,7 +79,7 @@ pub(super) async fn upgrade(stream: TlsStream, gate: Gate<'_>) -> Upgraded {
         .auto_date_header(false);
     let mut connection = http.serve_connection(io, service);
     let served = poll_fn(|cx| connection.poll_without_shutdown(cx));
-    let served = tokio::time::timeout(HEAD_TIME, served).await;
+    let served = tokio::time::timeout(head_time, served).await;
     let parts = connection.into_parts();
     let mut stream = parts.io.into_inner().into_inner();
     let decided = decision.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -104,7 +102,7 @@ pub(super) async fn upgrade(stream: TlsStream, gate: Gate<'_>) -> Upgraded {
         stream.write_all(&refusal.bytes()).await?;
         stream.flush().await
     };
-    if let Ok(Ok(())) = tokio::time::timeout(HEAD_TIME, answered).await {
+    if let Ok(Ok(())) = tokio::time::timeout(head_time, answered).await {
         linger(&mut stream).await;
     }
     Upgraded::Refused(refusal.status)

@@ -3,14 +3,26 @@
 use proto::ErrorCode;
 use std::time::Duration;
 
-/// Silence after which the gateway pings.
-pub const PING_AFTER: Duration = Duration::from_secs(30);
-/// Further silence after which the gateway closes.
-pub const PONG_WAIT: Duration = Duration::from_secs(30);
-/// Time within which a message must be complete.
-pub const MESSAGE_TIME: Duration = Duration::from_secs(120);
-/// How often a connection that is not being read is looked at.
-const PAUSED_TICK: Duration = Duration::from_secs(30);
+/// How long to wait for a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// Silence after which the gateway pings.
+    pub ping_after: Duration,
+    /// Further silence after which the gateway closes.
+    pub close_after: Duration,
+    /// Time within which a message must be complete.
+    pub message_time: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            ping_after: Duration::from_secs(30),
+            close_after: Duration::from_secs(30),
+            message_time: Duration::from_secs(120),
+        }
+    }
+}
 
 /// What has come from the device, seen below the WebSocket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -34,6 +46,7 @@ pub(super) enum Due {
 
 #[derive(Debug)]
 pub(super) struct Liveness {
+    patience: Patience,
     /// Reading (again) since: nothing before it counts against the device.
     reading_since_us: u64,
     reading: bool,
@@ -42,8 +55,8 @@ pub(super) struct Liveness {
 }
 
 impl Liveness {
-    pub(super) fn new(now_us: u64, expires_us: Option<u64>) -> Self {
-        Self { reading_since_us: now_us, reading: true, pinged_us: None, expires_us }
+    pub(super) fn new(patience: Patience, now_us: u64, expires_us: Option<u64>) -> Self {
+        Self { patience, reading_since_us: now_us, reading: true, pinged_us: None, expires_us }
     }
 
     /// Whether messages are read from here on.
@@ -68,7 +81,7 @@ impl Liveness {
         let heard_us = self.heard_us(heard);
         // A byte since the ping starts the silence anew.
         self.pinged_us = self.pinged_us.filter(|&at| at >= heard_us);
-        if now_us.saturating_sub(heard_us) < us(PING_AFTER) {
+        if now_us.saturating_sub(heard_us) < us(self.patience.ping_after) {
             return Due::Nothing;
         }
         match self.pinged_us {
@@ -76,7 +89,7 @@ impl Liveness {
                 self.pinged_us = Some(now_us);
                 Due::Ping
             }
-            Some(at) if now_us.saturating_sub(at) >= us(PONG_WAIT) => {
+            Some(at) if now_us.saturating_sub(at) >= us(self.patience.close_after) => {
                 Due::Close(ErrorCode::IdleTimeout, "nothing came, not even the answer to a ping")
             }
             Some(_) => Due::Nothing,
@@ -87,12 +100,13 @@ impl Liveness {
     pub(super) fn next_us(&self, heard: Heard) -> u64 {
         let heard_us = self.heard_us(heard);
         let quiet = match self.pinged_us {
-            Some(at) if at >= heard_us => at + us(PONG_WAIT),
-            _ => heard_us + us(PING_AFTER),
+            Some(at) if at >= heard_us => at.saturating_add(us(self.patience.close_after)),
+            _ => heard_us.saturating_add(us(self.patience.ping_after)),
         };
-        let mut next = if self.reading { quiet } else { quiet.max(heard_us + us(PAUSED_TICK)) };
+        // While nothing is read nothing is due: reading on sets the clock anew.
+        let mut next = u64::MAX;
         if self.reading {
-            next = next.min(self.message_due_us(heard).unwrap_or(u64::MAX));
+            next = quiet.min(self.message_due_us(heard).unwrap_or(u64::MAX));
         }
         next.min(self.expires_us.unwrap_or(u64::MAX))
     }
@@ -103,13 +117,12 @@ impl Liveness {
 
     fn message_due_us(&self, heard: Heard) -> Option<u64> {
         let since = heard.incomplete_since_us?.max(self.reading_since_us);
-        Some(since + us(MESSAGE_TIME))
+        Some(since.saturating_add(us(self.patience.message_time)))
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "constants of seconds")]
-const fn us(duration: Duration) -> u64 {
-    duration.as_micros() as u64
+fn us(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -124,7 +137,7 @@ mod tests {
 
     #[test]
     fn pings_after_silence_and_closes_after_more() {
-        let mut liveness = Liveness::new(0, None);
+        let mut liveness = Liveness::new(Patience::default(), 0, None);
         assert_eq!(liveness.next_us(heard(0)), 30 * S);
         assert_eq!(liveness.tick(29 * S, heard(0)), Due::Nothing);
         assert_eq!(liveness.tick(30 * S, heard(0)), Due::Ping);
@@ -135,7 +148,7 @@ mod tests {
 
     #[test]
     fn any_byte_is_a_sign_of_life() {
-        let mut liveness = Liveness::new(0, None);
+        let mut liveness = Liveness::new(Patience::default(), 0, None);
         assert_eq!(liveness.tick(30 * S, heard(0)), Due::Ping);
         assert_eq!(liveness.next_us(heard(31)), 61 * S);
         assert_eq!(liveness.tick(61 * S, heard(31)), Due::Ping);
@@ -143,8 +156,9 @@ mod tests {
 
     #[test]
     fn stands_still_while_nothing_is_read() {
-        let mut liveness = Liveness::new(0, None);
+        let mut liveness = Liveness::new(Patience::default(), 0, None);
         liveness.on_reading(S, false);
+        assert_eq!(liveness.next_us(heard(0)), u64::MAX);
         assert_eq!(liveness.tick(500 * S, heard(0)), Due::Nothing);
         liveness.on_reading(500 * S, true);
         assert_eq!(liveness.tick(529 * S, heard(0)), Due::Nothing);
@@ -153,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_message_must_be_complete_in_time() {
-        let mut liveness = Liveness::new(0, None);
+        let mut liveness = Liveness::new(Patience::default(), 0, None);
         let trickle =
             |last_s: u64| Heard { last_byte_us: last_s * S, incomplete_since_us: Some(10 * S) };
         assert_eq!(liveness.tick(129 * S, trickle(129)), Due::Nothing);
@@ -166,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_credential_expires_in_mid_stream() {
-        let mut liveness = Liveness::new(0, Some(5 * S));
+        let mut liveness = Liveness::new(Patience::default(), 0, Some(5 * S));
         assert_eq!(liveness.next_us(heard(0)), 5 * S);
         assert!(matches!(liveness.tick(5 * S, heard(5)), Due::Close(ErrorCode::Expired, _)));
     }

@@ -26,7 +26,7 @@ use crate::{
 };
 pub use hello::Agreed;
 use liveness::Liveness;
-pub use liveness::{Heard, MESSAGE_TIME, PING_AFTER, PONG_WAIT};
+pub use liveness::{Heard, Patience};
 use nack::Complaint;
 use order::{Order, Verdict};
 use outstanding::Outstanding;
@@ -62,6 +62,8 @@ pub struct Settings {
     pub limits: Limits,
     /// What an ack means.
     pub ack: AckMode,
+    /// How long to wait for the device.
+    pub patience: Patience,
 }
 
 /// Who is connected.
@@ -210,7 +212,7 @@ impl<B> Session<B> {
     pub fn new(settings: Arc<Settings>, peer: Peer, now: Now) -> Self {
         Self {
             outstanding: Outstanding::new(settings.window, settings.ack),
-            liveness: Liveness::new(now.us, peer.expires_us),
+            liveness: Liveness::new(settings.patience, now.us, peer.expires_us),
             settings,
             peer,
             state: State::Fresh,
@@ -402,7 +404,7 @@ impl<B> Session<B> {
             logged_seq,
             window: self.settings.window,
             limits: self.settings.limits.clone(),
-            ping_s: PING_AFTER.as_secs() as u32,
+            ping_s: u32::try_from(self.settings.patience.ping_after.as_secs()).unwrap_or(u32::MAX),
             ack: self.settings.ack,
         };
         self.actions.push_back(Action::Send(Box::new(GatewayMessage::Welcome(welcome))));
