@@ -136,6 +136,151 @@ impl ByCode {
     }
 }
 
+/// Metrics of `server`.
+#[derive(Clone)]
+pub struct ServerMetrics {
+    /// Open sockets, those in the middle of a handshake included.
+    pub sockets: Gauge,
+    /// Connected devices.
+    pub connections: Gauge,
+    /// Accepted sockets.
+    pub accepted: Counter,
+    /// TLS handshakes without a ticket.
+    pub handshakes_full: Counter,
+    /// TLS handshakes with a ticket.
+    pub handshakes_resumed: Counter,
+    /// TLS handshakes that failed.
+    pub handshakes_failed: Counter,
+    /// Duration of TLS handshakes.
+    pub handshake_seconds: Histogram,
+    /// Binary messages from devices.
+    pub messages: Counter,
+    /// Bytes from devices, under TLS.
+    pub received_bytes: Counter,
+    /// Refused readings and batches by code.
+    pub refused: ByCode,
+    /// Nacks by code.
+    pub nacks: ByCode,
+    /// Goodbyes by code.
+    pub goodbyes: ByCode,
+    /// Connections that devices closed.
+    pub closed_by_device: Counter,
+    /// Connections that were lost without a close.
+    pub lost: Counter,
+    /// Connections that took over from an older one of the same device.
+    pub takeovers: Counter,
+    /// From the receipt of a batch to its ack.
+    pub ack_seconds: Histogram,
+    upgrades_refused: Arc<BTreeMap<u16, Counter>>,
+    closed: Arc<Vec<(crate::session::CloseCode, Counter)>>,
+}
+
+impl std::fmt::Debug for ServerMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ServerMetrics")
+    }
+}
+
+impl ServerMetrics {
+    /// Every status that the upgrade refuses with.
+    const STATUSES: [u16; 12] = [400, 401, 403, 404, 405, 408, 414, 426, 429, 431, 500, 503];
+
+    /// Registers them.
+    pub fn new(registry: &Registry) -> Self {
+        let handshakes = |result: &'static str| {
+            registry.counter(
+                "gateway_tls_handshakes_total",
+                "TLS handshakes by result",
+                &[("result", result.into())],
+            )
+        };
+        let closed = |code: String| {
+            registry.counter(
+                "gateway_connections_closed_total",
+                "Connections that ended, by close code; device: the device closed; lost: nobody did",
+                &[("code", code.into())],
+            )
+        };
+        let refused = |status: u16| {
+            registry.counter(
+                "gateway_upgrades_refused_total",
+                "Upgrade requests that were refused, by status",
+                &[("status", status.to_string().into())],
+            )
+        };
+        Self {
+            sockets: registry.gauge("gateway_sockets", "Open sockets of devices", &[]),
+            connections: registry.gauge("gateway_connections", "Connected devices", &[]),
+            accepted: registry.counter(
+                "gateway_sockets_accepted_total",
+                "Sockets accepted on the listener for devices",
+                &[],
+            ),
+            handshakes_full: handshakes("full"),
+            handshakes_resumed: handshakes("resumed"),
+            handshakes_failed: handshakes("failed"),
+            handshake_seconds: registry.histogram(
+                "gateway_tls_handshake_seconds",
+                "Duration of TLS handshakes that succeeded",
+                Some(Unit::Seconds),
+                &[],
+            ),
+            messages: registry.counter(
+                "gateway_messages_total",
+                "Binary messages from devices",
+                &[],
+            ),
+            received_bytes: registry.counter(
+                "gateway_received_bytes_total",
+                "Bytes from devices after TLS was taken off",
+                &[],
+            ),
+            refused: registry.by_code(
+                "gateway_refused_total",
+                "Readings, and batches refused as a whole, by code",
+            ),
+            nacks: registry.by_code("gateway_nacks_total", "Nacks sent, by code"),
+            goodbyes: registry.by_code("gateway_goodbyes_total", "Goodbyes said, by code"),
+            closed_by_device: closed("device".to_owned()),
+            lost: closed("lost".to_owned()),
+            takeovers: registry.counter(
+                "gateway_takeovers_total",
+                "Connections that took over from an older one of the same device",
+                &[],
+            ),
+            ack_seconds: registry.histogram(
+                "gateway_ack_seconds",
+                "From the receipt of a batch to its ack",
+                Some(Unit::Seconds),
+                &[],
+            ),
+            upgrades_refused: Arc::new(
+                Self::STATUSES.iter().map(|&status| (status, refused(status))).collect(),
+            ),
+            closed: Arc::new(
+                crate::session::CloseCode::ALL
+                    .iter()
+                    .map(|&code| (code, closed((code as u16).to_string())))
+                    .collect(),
+            ),
+        }
+    }
+
+    /// Counts an upgrade that was refused.
+    pub fn refused(&self, status: u16) {
+        if let Some(counter) = self.upgrades_refused.get(&status) {
+            counter.increment(1);
+        }
+    }
+
+    /// Counts a connection that the gateway closed.
+    pub fn closed(&self, code: crate::session::CloseCode) {
+        if let Some((_, counter)) = self.closed.iter().find(|(known, _)| *known == code) {
+            counter.increment(1);
+        }
+    }
+}
+
 /// Metrics of `ingest`.
 #[derive(Clone)]
 pub struct IngestMetrics {
