@@ -172,7 +172,7 @@ pub struct ServerMetrics {
     /// From the receipt of a batch to its ack.
     pub ack_seconds: Histogram,
     upgrades_refused: Arc<BTreeMap<u16, Counter>>,
-    closed: Arc<Vec<(crate::session::CloseCode, Counter)>>,
+    closed: Arc<BTreeMap<u16, Counter>>,
 }
 
 impl std::fmt::Debug for ServerMetrics {
@@ -182,6 +182,8 @@ impl std::fmt::Debug for ServerMetrics {
 }
 
 impl ServerMetrics {
+    /// Every code that the gateway closes with.
+    const CLOSE_CODES: [u16; 10] = [1001, 1002, 1003, 1007, 1008, 1009, 1011, 1012, 1013, 4001];
     /// Every status that the upgrade refuses with.
     const STATUSES: [u16; 12] = [400, 401, 403, 404, 405, 408, 414, 426, 429, 431, 500, 503];
 
@@ -258,10 +260,7 @@ impl ServerMetrics {
                 Self::STATUSES.iter().map(|&status| (status, refused(status))).collect(),
             ),
             closed: Arc::new(
-                crate::session::CloseCode::ALL
-                    .iter()
-                    .map(|&code| (code, closed((code as u16).to_string())))
-                    .collect(),
+                Self::CLOSE_CODES.iter().map(|&code| (code, closed(code.to_string()))).collect(),
             ),
         }
     }
@@ -274,8 +273,8 @@ impl ServerMetrics {
     }
 
     /// Counts a connection that the gateway closed.
-    pub fn closed(&self, code: crate::session::CloseCode) {
-        if let Some((_, counter)) = self.closed.iter().find(|(known, _)| *known == code) {
+    pub fn closed(&self, code: u16) {
+        if let Some(counter) = self.closed.get(&code) {
             counter.increment(1);
         }
     }
@@ -290,11 +289,16 @@ pub struct IngestMetrics {
     pub gaps: Counter,
     /// Batches that were made durable with one sync.
     pub group_batches: Histogram,
-    logged: Counter,
-    duplicate: Counter,
-    refused: Counter,
-    out_of_order: Counter,
-    retry: Counter,
+    /// Batches with this outcome.
+    pub logged: Counter,
+    /// Batches with this outcome.
+    pub duplicate: Counter,
+    /// Batches with this outcome.
+    pub refused: Counter,
+    /// Batches with this outcome.
+    pub out_of_order: Counter,
+    /// Batches with this outcome.
+    pub retry: Counter,
 }
 
 impl std::fmt::Debug for IngestMetrics {
@@ -337,17 +341,8 @@ impl IngestMetrics {
             retry: batches("retry"),
         }
     }
+}
 
-    /// Counts what became of a batch.
-    pub fn outcome(&self, outcome: &crate::ingest::Outcome) {
-        use crate::ingest::Outcome;
-        match outcome {
-            Outcome::Logged { .. } => self.logged.increment(1),
-            Outcome::Duplicate { .. } => self.duplicate.increment(1),
-            Outcome::Refused { .. } => self.refused.increment(1),
-            Outcome::OutOfOrder { .. } => self.out_of_order.increment(1),
-            Outcome::Retry { .. } | Outcome::Failed { .. } => self.retry.increment(1),
-            Outcome::Opened { .. } => {}
 /// The log.
 #[derive(Clone)]
 pub struct LogMetrics {
@@ -442,6 +437,12 @@ impl LogMetrics {
             poisoned: registry.gauge(
                 "gateway_log_poisoned",
                 "1 after a write or sync of the log failed: it takes no more records.",
+                &[],
+            ),
+        }
+    }
+}
+
 /// The embedded store.
 #[derive(Clone)]
 pub struct StoreMetrics {

@@ -7,11 +7,11 @@
 pub mod admit;
 pub mod check;
 pub mod checkpoint;
-//pub mod committer;
-//pub mod recover;
+pub mod committer;
+pub mod recover;
 
 pub use check::{Checked, ConnectionContext, Now, Rules, check};
-//pub use committer::{Committer, CommitterError, CommitterHandle};
+pub use committer::{Committer, CommitterError, CommitterHandle};
 
 use crate::record::{Identity, Position, Refusal};
 use bytes::Bytes;

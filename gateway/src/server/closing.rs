@@ -27,7 +27,7 @@ const OFFENDER_WAIT: Duration = Duration::from_secs(5);
 
 /// Says goodbye and closes. Everything that was handed to the socket before still goes out.
 pub(super) async fn close(shared: &Shared, socket: &mut WebSocketStream<Watched>, close: &Close) {
-    shared.context.metrics.closed(close.close);
+    shared.context.metrics.closed(close.close as u16);
     shared.context.metrics.goodbyes.add(close.code, 1);
     let goodbye = GatewayMessage::Goodbye(Goodbye {
         code: close.code,

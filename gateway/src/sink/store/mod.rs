@@ -218,11 +218,7 @@ impl Store {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open(
-        options: Options,
-        log: LogRange,
-        metrics: StoreMetrics,
-    ) -> Result<Self, OpenError> {
+    pub fn open(options: Options, log: LogRange, metrics: StoreMetrics) -> Result<Self, OpenError> {
         let path = options.path.clone();
         let before_first = Position(log.oldest.0.saturating_sub(1));
         let connection = schema::open(&path, options.cache_bytes, log.uuid, before_first)?;
@@ -278,9 +274,7 @@ impl Sink for Store {
         let (reply, answer) = oneshot::channel();
         let requests = self.requests.as_ref().ok_or_else(|| self.gone())?;
         // There is room: the queue is as long as there are places.
-        requests
-            .try_send(Request { batch, reply, _place: place })
-            .map_err(|_| self.gone())?;
+        requests.try_send(Request { batch, reply, _place: place }).map_err(|_| self.gone())?;
         answer.await.map_err(|_| self.gone())?
     }
 
