@@ -390,3 +390,8 @@ fn count(metrics: &IngestMetrics, outcome: &Outcome) {
         Outcome::Opened { .. } => {}
     }
 }
+
+#[cfg(test)]
+#[path = "committer_tests.rs"]
+#[allow(clippy::unwrap_used, clippy::cast_precision_loss)]
+mod tests;
