@@ -15,7 +15,15 @@ use crate::{
     record::{self, Codec, Envelope, Identity, Kind, Position, Source},
 };
 use proto::{ErrorCode, TimeUnit};
-use std::{io, sync::Arc, thread, time::SystemTime};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::SystemTime,
+};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 /// Requests that may wait for the committer.
@@ -52,6 +60,8 @@ pub struct CommitterHandle {
     pub requests: mpsc::Sender<Request>,
     /// One permit per byte of a batch on its way; bounds the memory of what waits.
     pub budget: Arc<Semaphore>,
+    /// True while batches are refused because the log or its disk is full.
+    pub full: Arc<AtomicBool>,
 }
 
 /// The committer before it runs.
@@ -68,6 +78,7 @@ pub struct Committer {
     checkpoint_bytes: u64,
     ack_position: watch::Receiver<Position>,
     group: Vec<Entry>,
+    full: Arc<AtomicBool>,
     metrics: IngestMetrics,
 }
 
@@ -115,6 +126,7 @@ impl Committer {
             checkpoint_bytes: 0,
             ack_position,
             group: Vec::new(),
+            full: Arc::default(),
             metrics,
         })
     }
@@ -136,13 +148,14 @@ impl Committer {
         CommitterError,
     > {
         let (requests, queue) = mpsc::channel(QUEUE_REQUESTS);
+        let full = Arc::clone(&self.full);
         let (done, ended) = tokio::sync::oneshot::channel();
         thread::Builder::new().name("committer".into()).spawn(move || {
             // Nobody waits for the result any more when the gateway has given up on stopping well.
             let _ = done.send(self.run(queue));
         })?;
         let budget = Arc::new(Semaphore::new(QUEUE_BYTES));
-        Ok((CommitterHandle { requests, budget }, ended))
+        Ok((CommitterHandle { requests, budget, full }, ended))
     }
 
     fn run(mut self, mut queue: mpsc::Receiver<Request>) -> Result<(), CommitterError> {
@@ -221,7 +234,9 @@ impl Committer {
 
     /// Refuses before the reserve of the disk or the largest size of the log is reached.
     fn has_room(&mut self, bytes: usize) -> bool {
-        self.log.room_bytes() > (self.log.group_bytes() + bytes) as u64
+        let has_room = self.log.room_bytes() > (self.log.group_bytes() + bytes) as u64;
+        self.full.store(!has_room, Ordering::Relaxed);
+        has_room
     }
 
     /// Syncs what was appended and answers everyone in the group.
@@ -241,6 +256,7 @@ impl Committer {
                 }
                 Err(error @ (log::CommitError::Full { .. } | log::CommitError::Roll { .. })) => {
                     tracing::warn!(%error, "devices are told to try later");
+                    self.full.store(true, Ordering::Relaxed);
                     self.admission.roll_back();
                     self.accepted_total = self.committed_total;
                     for entry in &mut self.group {
