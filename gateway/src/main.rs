@@ -133,7 +133,10 @@ fn execute(command: Command) -> Result<(), Failure> {
                 .enable_all()
                 .build()
                 .map_err(running)?;
-            runtime.block_on(gateway::run(config)).map_err(Failure::Running)
+            let result = runtime.block_on(gateway::run(config));
+            // A thread that did not stop before the deadline must not hold the process.
+            runtime.shutdown_background();
+            result.map_err(Failure::Running)
         }
         Command::Check { config } => {
             let text = config::effective(Some(&config), environment(), Overrides::default())?;

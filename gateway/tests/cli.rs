@@ -3,9 +3,12 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
     os::unix::fs::PermissionsExt,
     path::Path,
-    process::{Command, Output},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 /// Runs the binary in `directory` with a clean environment.
@@ -170,4 +173,92 @@ fn token_is_refused_where_the_gateway_would_not_take_it() {
     let said = said(gateway(scratch.path(), &arguments, &[]));
     assert_eq!((said.code, said.out.as_str()), (1, ""));
     assert!(said.err.contains("takes no tokens of its own key"), "{}", said.err);
+}
+
+/// A gateway that runs in a directory of its own, on ports of its own.
+struct Running {
+    child: Child,
+    scratch: tempfile::TempDir,
+    /// What it printed up to the last line of the start.
+    banner: String,
+}
+
+impl Running {
+    fn start(admin: &str) -> Self {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_gateway"))
+            .args(["run", "--host", "gateway.example.com"])
+            .current_dir(scratch.path())
+            .env_clear()
+            .env("GATEWAY__SERVER__LISTEN", "127.0.0.1:0")
+            .env("GATEWAY__ADMIN__LISTEN", admin)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut banner = String::new();
+        while !banner.contains("sqlite3") {
+            match lines.next() {
+                Some(line) => banner += &(line.unwrap() + "\n"),
+                None => break,
+            }
+        }
+        Self { child, scratch, banner }
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, signal).unwrap();
+    }
+
+    /// The exit code, and what was said on standard error.
+    fn end(mut self) -> (Option<i32>, String) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.child.try_wait().unwrap().is_none() {
+            if Instant::now() > deadline {
+                self.child.kill().unwrap();
+                panic!("the gateway did not end");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let mut said = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        (self.child.wait().unwrap().code(), said)
+    }
+}
+
+#[test]
+fn run_makes_what_it_needs_says_what_is_next_and_stops_in_order() {
+    let gateway = Running::start("127.0.0.1:0");
+    for file in ["ca.pem", "server.pem", "keys/token.pem", "keys/server-key.pem"] {
+        assert!(gateway.scratch.path().join("data").join(file).exists(), "{file} was not made");
+    }
+    let console = gateway.banner.split("http://").nth(1).unwrap().split('/').next().unwrap();
+    let mut stream = TcpStream::connect(console).unwrap();
+    stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut status = [0; 12];
+    stream.read_exact(&mut status).unwrap();
+    assert_eq!(&status, b"HTTP/1.1 200");
+    let minted = gateway_token(gateway.scratch.path());
+    assert_eq!((minted.code, minted.err.as_str()), (0, ""));
+    gateway.signal(rustix::process::Signal::TERM);
+    let (code, said) = gateway.end();
+    assert_eq!(code, Some(0), "{said}");
+}
+
+fn gateway_token(directory: &Path) -> Said {
+    said(gateway(directory, &["token", "--device", "my-device"], &[]))
+}
+
+#[test]
+fn a_busy_admin_port_is_code_1_and_one_sentence() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (code, said) = Running::start(&address).end();
+    assert_eq!(code, Some(1));
+    let last = said.lines().last().unwrap();
+    let expected = format!("gateway: cannot listen on {address} for operators: Address already");
+    assert!(last.starts_with(&expected), "{said}");
+    assert!(last.contains("set \"admin.listen\""), "{said}");
 }

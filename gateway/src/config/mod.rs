@@ -1,7 +1,7 @@
 //! Configuration: text and environment in, one complete and valid [`Config`] out.
 //!
-//! The way: TOML and `GATEWAY__…` variables → [`tree`] (values that know where they came from)
-//! → [`raw`] (serde, unknown keys refused) → [`valid`] (meaning checked, defaults filled). Nothing
+//! The way: TOML and `GATEWAY__…` variables → `tree` (values that know where they came from)
+//! → `raw` (serde, unknown keys refused) → [`valid`] (meaning checked, defaults filled). Nothing
 //! behind this room ever sees a value that was not checked. Every key is documented in
 //! `deploy/gateway.toml`; a test holds that page to the code.
 //!

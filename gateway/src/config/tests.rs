@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use proptest::strategy::Strategy;
 use std::{collections::BTreeSet, fs, time::Duration};
 
 fn read(text: &str) -> Result<Config, ConfigError> {
@@ -331,4 +332,33 @@ fn a_missing_file_is_named() {
     let error = load(Some(Path::new("/no/such.toml")), [], Overrides::default()).unwrap_err();
     let expected = "cannot read the configuration file /no/such.toml: No such file or directory";
     assert!(error.to_string().starts_with(expected), "{error}");
+}
+
+proptest::proptest! {
+    /// Whatever a file or variable says: no panic, and a refusal is one line. The pieces make
+    /// near misses, which random text alone would not.
+    #[test]
+    fn any_text_is_read_or_refused_in_one_line(
+        pieces in proptest::collection::vec(
+            proptest::prop_oneof![
+                proptest::sample::select(vec![
+                    "[", "]", "[[", "]]", "=", "\"", ".", "\n", "server", "auth.jwt", "sinks",
+                    "store", "listen", "log", "keep_for", "\"30s\"", "[]", "{}", "-1", "1e9",
+                    "true", "type", "key_file", "limits", "message_bytes", "\"64MiB\"", "ack",
+                ]).prop_map(str::to_owned),
+                "\\PC{0,8}",
+            ],
+            0..24,
+        ),
+        variable in "GATEWAY__[A-Z_]{0,24}",
+        value in "\\PC{0,12}",
+    ) {
+        let text = pieces.concat();
+        for environment in [vec![], vec![(variable.as_str(), value.as_str())]] {
+            if let Err(error) = read_with(&text, &environment) {
+                let message = error.to_string();
+                proptest::prop_assert!(!message.is_empty() && !message.contains('\n'), "{message}");
+            }
+        }
+    }
 }

@@ -4,7 +4,7 @@ use super::DataDirError;
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -61,17 +61,40 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, DataDirError> {
     }
 }
 
+/// Says so when a private key can be read by others than its owner. Refusing would break set-ups
+/// in which an orchestrator sets group and mode.
+pub(super) fn warn_if_open(key: &Path) {
+    let mode = fs::metadata(key).map_or(0, |metadata| metadata.permissions().mode());
+    if mode & 0o077 != 0 {
+        tracing::warn!(
+            path = %key.display(),
+            mode = format!("{:o}", mode & 0o777),
+            "others can read this private key: chmod 600 it"
+        );
+    }
+}
+
 /// Writes a file that must not exist yet. `Ok(false)`: it exists, and was left alone.
 pub(super) fn create(path: &Path, text: &str, mode: u32) -> Result<bool, DataDirError> {
     let temporary = write_temporary(path, text, mode)?;
     // A link, unlike a rename, never replaces.
-    let linked = fs::hard_link(&temporary, path);
-    fs::remove_file(&temporary).map_err(failed("remove", &temporary))?;
+    let linked = match fs::hard_link(&temporary, path) {
+        // A file system without links; the lock of the data directory keeps others out.
+        Err(error) if without_links(&error) && !path.exists() => fs::rename(&temporary, path),
+        linked => {
+            fs::remove_file(&temporary).map_err(failed("remove", &temporary))?;
+            linked
+        }
+    };
     match linked {
         Ok(()) => sync(parent(path)).map(|()| true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(failed("write", path)(error)),
     }
+}
+
+fn without_links(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied)
 }
 
 /// Writes a file in place of the one that may be there.

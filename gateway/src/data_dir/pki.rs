@@ -3,7 +3,7 @@
 use super::{DataDir, DataDirError, file};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, date_time_ymd,
+    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SerialNumber, date_time_ymd,
 };
 use std::{
     collections::BTreeSet,
@@ -95,6 +95,7 @@ fn ensure_ca(
 fn key(path: &Path, what: &'static str) -> Result<KeyPair, DataDirError> {
     for _ in 0..2 {
         if let Some(text) = file::read(path)? {
+            file::warn_if_open(path);
             return parse_key(path, &text, what);
         }
         let key = KeyPair::generate().map_err(crypto(what))?;
@@ -141,6 +142,14 @@ fn ca_name(key: &KeyPair) -> String {
     format!("telemetry gateway CA {:08x}", hash >> 32)
 }
 
+/// Browsers refuse a second certificate with the serial number of a first one.
+fn serial() -> SerialNumber {
+    let mut bytes = uuid::Uuid::new_v4().into_bytes();
+    // Positive, and of full length.
+    bytes[0] = bytes[0] & 0x7f | 0x40;
+    SerialNumber::from_slice(&bytes)
+}
+
 fn valid_for(params: &mut CertificateParams, now: u64, days: u64) {
     let at = |seconds: u64| date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds);
     params.not_before = at(now.saturating_sub(BACKDATE_DAYS * DAY));
@@ -150,6 +159,7 @@ fn valid_for(params: &mut CertificateParams, now: u64, days: u64) {
 fn ca_params(key: &KeyPair, now: u64) -> CertificateParams {
     let mut params = CertificateParams::default();
     valid_for(&mut params, now, CA_DAYS);
+    params.serial_number = Some(serial());
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, ca_name(key));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -161,6 +171,7 @@ fn server_params(hosts: &BTreeSet<String>, now: u64) -> Result<CertificateParams
     let names: Vec<String> = hosts.iter().cloned().collect();
     let mut params = CertificateParams::new(names).map_err(crypto("the server's certificate"))?;
     valid_for(&mut params, now, SERVER_DAYS);
+    params.serial_number = Some(serial());
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, "telemetry gateway");
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

@@ -52,8 +52,14 @@ fn the_certificate_follows_the_names_and_the_calendar_and_the_keys_stay() {
     let [names_changed, key_2, ca_2] = issue(&["localhost", "10.0.0.1", "::1"], now);
     assert!(first != names_changed);
     assert!(key == key_2 && ca == ca_2);
+    assert_ne!(serial(&first), serial(&names_changed), "browsers refuse a repeated serial number");
     let [renewed, ..] = issue(&["localhost", "10.0.0.1", "::1"], now + 300 * day);
     assert!(names_changed != renewed, "not issued again near its end");
+}
+
+fn serial(pem: &[u8]) -> String {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(pem).unwrap();
+    pem.parse_x509().unwrap().raw_serial_as_string()
 }
 
 /// A client that trusts ca.pem alone takes the certificate for each of its names, and for no other.
