@@ -75,13 +75,8 @@ fn remove(file: &Path) {
 
 async fn run(arguments: &Arguments) -> Result<()> {
     let registry = Registry::new();
-    let log = LogRange {
-        uuid: uuid::Uuid::new_v4(),
-        oldest: Position(1),
-        end: Position(0),
-    };
-    let store =
-        Store::open(Options::new(&arguments.file), log, StoreMetrics::new(&registry))?;
+    let log = LogRange { uuid: uuid::Uuid::new_v4(), oldest: Position(1), end: Position(0) };
+    let store = Store::open(Options::new(&arguments.file), log, StoreMetrics::new(&registry))?;
     let template = template(arguments);
     let per_batch = u64::from(arguments.devices * arguments.series);
     let batches = arguments.points.div_ceil(per_batch);

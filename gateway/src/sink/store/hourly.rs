@@ -256,9 +256,8 @@ fn roll_up(
     while let Some(row) = rows.next()? {
         Hour::add(hours.entry(row.get(0)?).or_default(), hour, row.get(1)?);
     }
-    let mut insert = connection.prepare_cached(
-        "INSERT OR REPLACE INTO hourly VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-    )?;
+    let mut insert = connection
+        .prepare_cached("INSERT OR REPLACE INTO hourly VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
     for (series, of_hour) in hours {
         let Some(Hour { count, min, max, sum, last, .. }) = of_hour else { continue };
         let (day, count) = (hour.div_euclid(DAY_HOURS), super::schema::signed(count));

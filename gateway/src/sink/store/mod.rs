@@ -22,6 +22,7 @@ mod write;
 pub use hourly::Hour;
 pub use series::Kind;
 
+pub use super::LogRange;
 use super::{Batch, Ledger, Sink, SinkError};
 use crate::{metrics::StoreMetrics, record::Position};
 use rusqlite::ErrorCode;
@@ -66,17 +67,6 @@ impl Options {
             series_cache: 500_000,
         }
     }
-}
-
-/// The log that the store is to hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogRange {
-    /// Names the log.
-    pub uuid: Uuid,
-    /// Its oldest record; one past `end` if it has none.
-    pub oldest: Position,
-    /// Its last record.
-    pub end: Position,
 }
 
 /// How far a store has come, in which log.
@@ -218,11 +208,7 @@ impl Store {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open(
-        options: Options,
-        log: LogRange,
-        metrics: StoreMetrics,
-    ) -> Result<Self, OpenError> {
+    pub fn open(options: Options, log: LogRange, metrics: StoreMetrics) -> Result<Self, OpenError> {
         let path = options.path.clone();
         let before_first = Position(log.oldest.0.saturating_sub(1));
         let connection = schema::open(&path, options.cache_bytes, log.uuid, before_first)?;
@@ -278,9 +264,7 @@ impl Sink for Store {
         let (reply, answer) = oneshot::channel();
         let requests = self.requests.as_ref().ok_or_else(|| self.gone())?;
         // There is room: the queue is as long as there are places.
-        requests
-            .try_send(Request { batch, reply, _place: place })
-            .map_err(|_| self.gone())?;
+        requests.try_send(Request { batch, reply, _place: place }).map_err(|_| self.gone())?;
         answer.await.map_err(|_| self.gone())?
     }
 

@@ -144,8 +144,7 @@ impl Reader {
         if let (Some(first), Some(last)) = (first, end) {
             let from = first.max(hours.start.div_euclid(DAY_HOURS));
             for day in from..=last.min(hours.end.div_euclid(DAY_HOURS)) {
-                let rows =
-                    of_day.query_map([day, series, hours.start, hours.end], Hour::read)?;
+                let rows = of_day.query_map([day, series, hours.start, hours.end], Hour::read)?;
                 for hour in rows {
                     let hour = hour?;
                     all.insert(hour.hour, hour);
@@ -207,8 +206,7 @@ impl Reader {
              ORDER BY b.start, p.at LIMIT ?6",
         )?;
         let limit = signed(u64::from(limit));
-        let mut rows =
-            statement.query(params![series, from, to, times.start, times.end, limit])?;
+        let mut rows = statement.query(params![series, from, to, times.start, times.end, limit])?;
         while let Some(row) = rows.next()? {
             each(row.get(0)?, row.get(1)?);
         }

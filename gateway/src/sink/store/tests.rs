@@ -359,8 +359,7 @@ async fn a_person_can_query_while_the_gateway_writes() {
     let fixture = Fixture::new();
     let store = fixture.open().unwrap();
     let time = 1_700_000_000_123_456_789;
-    let fields: &[(&str, RawValue<'_>)] =
-        &[("t", RawValue::Int(21)), ("s", RawValue::Str("ok"))];
+    let fields: &[(&str, RawValue<'_>)] = &[("t", RawValue::Int(21)), ("s", RawValue::Str("ok"))];
     let records =
         vec![record(1, "dev-1", TimeUnit::Ns, &[(Some(time), &[("b", "2"), ("a", "1")], fields)])];
     store.write(batch(1, 0, records)).await.unwrap();
@@ -467,12 +466,8 @@ async fn old_points_go_their_hours_stay_and_what_comes_later_is_expired() {
     let now = write::now_ns();
     let old = now - 30 * 24 * HOUR_NS;
     let x: &[(&str, RawValue<'_>)] = &[("x", RawValue::Float(1.5))];
-    let first = vec![record(
-        1,
-        "d",
-        TimeUnit::Ns,
-        &[(Some(old), &[], x), (Some(now - HOUR_NS), &[], x)],
-    )];
+    let first =
+        vec![record(1, "d", TimeUnit::Ns, &[(Some(old), &[], x), (Some(now - HOUR_NS), &[], x)])];
     let store = fixture.open().unwrap();
     store.write(batch(1, 0, first)).await.unwrap();
     drop(store);
@@ -508,8 +503,7 @@ async fn points_of_all_times_are_found_by_range() {
                 _ => 1_700_000_000_000_000_000 + random.i64(0..100_000) * 100_000_000,
             })
             .collect();
-        let values: Vec<_> =
-            times.iter().map(|_| [("x", RawValue::Float(random.f64()))]).collect();
+        let values: Vec<_> = times.iter().map(|_| [("x", RawValue::Float(random.f64()))]).collect();
         let readings: Vec<Reading<'_>> = times
             .iter()
             .zip(&values)
