@@ -101,9 +101,14 @@ impl<S: RecordSource> Assembly<S> {
             || self.records.len() >= BATCH_RECORDS
     }
 
+    /// Whether giving up everything up to `to` changes anything.
+    pub(super) fn would_skip(&self, to: Position) -> bool {
+        to > self.from && to > self.skip_to
+    }
+
     /// Gives up everything up to `to` that was not taken yet.
     pub(super) fn skip(&mut self, to: Position) {
-        if to <= self.from || to <= self.skip_to {
+        if !self.would_skip(to) {
             return;
         }
         self.skip_to = to;

@@ -137,10 +137,11 @@ impl<K: Sink> Delivery<K> {
         self.status.send_replace(Status::Retrying { why });
         let done = self.skipped_to;
         let given_up = async {
-            match self.skip_to.wait_for(|to| *to >= batch.first && *to > done).await {
-                Ok(to) => *to,
+            let further = self.skip_to.wait_for(|to| *to >= batch.first && *to > done);
+            match further.await.map(|to| *to).ok() {
+                Some(to) => to,
                 // Nobody is left to ask for it.
-                Err(_) => std::future::pending().await,
+                None => std::future::pending().await,
             }
         };
         tokio::select! {

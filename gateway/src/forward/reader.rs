@@ -70,8 +70,12 @@ impl<S: RecordSource> Reader<S> {
         if self.trouble.is_some() {
             return;
         }
-        let Some(mut assembly) = self.assembly.take() else { return };
         let skip_to = *self.skip_to.borrow();
+        let ready = |assembly: &Assembly<S>| assembly.is_full() && !assembly.would_skip(skip_to);
+        if self.assembly.as_deref().is_none_or(ready) {
+            return;
+        }
+        let Some(mut assembly) = self.assembly.take() else { return };
         let read = task::spawn_blocking(move || {
             assembly.skip(skip_to);
             let result = assembly.fill();
@@ -100,20 +104,19 @@ impl<S: RecordSource> Reader<S> {
         loop {
             self.durable.borrow_and_update();
             self.prefetch().await;
-            match self.trouble.take() {
-                None => self.failures = 0,
-                Some(SourceError::Fatal(why)) => return Next::Fatal(why),
-                Some(SourceError::Retry(why)) => {
-                    self.failures += 1;
-                    let pause = self.backoff.pause(self.failures, None);
-                    tracing::warn!(%why, ?pause, "the log cannot be read, it is tried again");
-                    status.send_replace(Status::Retrying { why });
-                    tokio::select! {
-                        () = stop.cancelled() => return Next::Stopped,
-                        () = tokio::time::sleep(pause) => continue,
+            // What was read before the trouble goes first.
+            let left = self.assembly.as_ref().is_some_and(|assembly| !assembly.is_empty());
+            if !left {
+                match self.trouble.take() {
+                    None | Some(SourceError::Damaged { .. }) => self.failures = 0,
+                    Some(SourceError::Fatal(why)) => return Next::Fatal(why),
+                    Some(SourceError::Retry(why)) => {
+                        if self.pause(why, stop, status).await {
+                            continue;
+                        }
+                        return Next::Stopped;
                     }
                 }
-                Some(SourceError::Damaged { .. }) => continue,
             }
             let Some(assembly) = &mut self.assembly else {
                 return Next::Fatal("reading the log has failed before".to_owned());
@@ -121,7 +124,8 @@ impl<S: RecordSource> Reader<S> {
             let full = assembly.is_full();
             if !assembly.is_empty() {
                 let until = *linger_until.get_or_insert_with(|| Instant::now() + self.linger);
-                if (full || stop.is_cancelled() || Instant::now() >= until)
+                let hurry = full || self.trouble.is_some() || stop.is_cancelled();
+                if (hurry || Instant::now() >= until)
                     && let Some(batch) = assembly.take()
                 {
                     return Next::Batch(batch);
@@ -130,6 +134,23 @@ impl<S: RecordSource> Reader<S> {
                 return Next::Drained;
             }
             self.wait(linger_until, stop).await;
+        }
+    }
+
+    /// Waits before the log is read again; false if told to stop.
+    async fn pause(
+        &mut self,
+        why: String,
+        stop: &CancellationToken,
+        status: &watch::Sender<Status>,
+    ) -> bool {
+        self.failures += 1;
+        let pause = self.backoff.pause(self.failures, None);
+        tracing::warn!(%why, ?pause, "the log cannot be read, it is tried again");
+        status.send_replace(Status::Retrying { why });
+        tokio::select! {
+            () = stop.cancelled() => false,
+            () = tokio::time::sleep(pause) => true,
         }
     }
 
