@@ -6,15 +6,207 @@
 //!                           one log, many readers:        ├─ forwarder → sink: embedded store
 //!                           each with its own cursor      └─ forwarder → …
 //! ```
+//!
+//! [`run`] wires the rooms in this order and stops them in the order of [`shutdown`].
 
 pub mod admin;
 pub mod auth;
+pub mod banner;
 pub mod config;
+pub mod data_dir;
 pub mod forward;
 pub mod ingest;
 pub mod log;
+pub mod logging;
 pub mod metrics;
 pub mod record;
 pub mod server;
 pub mod session;
+pub mod shutdown;
 pub mod sink;
+mod sinks;
+mod wire;
+
+use admin::{Admin, NotReady, Readiness, Sources};
+use anyhow::Context;
+use config::{Config, valid};
+use ingest::{Committer, CommitterHandle, Request};
+use metrics::{IngestMetrics, Registry, ServerMetrics};
+use shutdown::{Sequence, Tasks};
+use std::{
+    io::Write,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, SystemTime},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How often it is looked for segments that nobody needs any more.
+const RETENTION_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Runs the gateway until a signal stops it in order.
+///
+/// # Errors
+/// One sentence for the person who started it: what happened, to which file or address, and what
+/// to do. When a part of the gateway fails while it runs, everything else is stopped in order
+/// first.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let signal = shutdown::on_signal().context("cannot take signals")?;
+    let registry = Registry::new();
+    let readiness = Readiness::new();
+    readiness.set(NotReady::Starting);
+    let hosts = match &config.tls {
+        valid::Tls::Own { hosts } => Some(hosts.as_slice()),
+        valid::Tls::Files { .. } => None,
+    };
+    let dir = data_dir::prepare(&config.data_dir, hosts)?;
+    let admin = Admin::bind(&config.admin).await?;
+
+    let stored = sinks::stored_position(&config)?;
+    let options = wire::log(&config, &dir, &registry);
+    let files = Arc::new(log::RealFiles);
+    let (writer, log, recovery) = log::open(options, files, stored)?;
+    report(&recovery);
+    let sinks = sinks::open(&config, &dir, &log, &registry)?;
+    let ack_position = sinks.ack_position(config.ack, &log);
+    let committer =
+        Committer::new(writer, &log, ack_position.clone(), IngestMetrics::new(&registry))?;
+    let (committer, committed) = committer.spawn()?;
+
+    let stop_server = CancellationToken::new();
+    let server = server::Server::bind(server::Context {
+        requests: committer.requests.clone(),
+        budget: committer.budget.clone(),
+        rules: Arc::new(wire::rules(&config)),
+        ack_mode: config.ack,
+        ack_position,
+        auth: Arc::new(auth::Authenticator::new(&wire::trust_roots(&config, &dir)?)?),
+        tls: Arc::new(server::Tls::load(&wire::tls(&config, &dir))?),
+        registry: Arc::new(server::Registry::default()),
+        config: wire::server(&config),
+        metrics: ServerMetrics::new(&registry),
+        shutdown: stop_server.clone(),
+        tasks: TaskTracker::new(),
+    })?;
+    let banner = banner::startup_banner(&config, &dir, server.local_addr()?, admin.address());
+
+    let (stop_sinks, stop_admin) = (CancellationToken::new(), CancellationToken::new());
+    let ledger = sinks.ledger_source(&log);
+    let retained = sinks.cursors();
+    let mut admin_task = Tasks::new();
+    let sources = Sources { registry, readiness: readiness.clone(), ledger };
+    admin_task.spawn("admin listener", ok(admin.serve(sources, stop_admin.clone())));
+    let mut sink_tasks = sinks.spawn(&stop_sinks, &readiness, &config);
+    let mut log_task = Tasks::new();
+    log_task.spawn("committer", async move {
+        committed.await.map_err(|_| "its thread has failed".to_owned())?.map_err(|e| e.to_string())
+    });
+    let mut server_task = Tasks::new();
+    server_task.spawn("devices' listener", ok(server.run()));
+    let mut retention_task = Tasks::new();
+    let keep = wire::keep(&config);
+    let retention = retain(log, keep, retained, committer, readiness.clone());
+    retention_task.spawn("retention", ok(stop_server.clone().run_until_cancelled_owned(retention)));
+
+    readiness.clear(NotReady::Starting);
+    // Whoever started us may not read it.
+    let _ = std::io::stdout().write_all(banner.as_bytes()).and_then(|()| std::io::stdout().flush());
+    let failed = tokio::select! {
+        () = signal.cancelled() => None,
+        ended = server_task.next() => ended,
+        ended = log_task.next() => ended,
+        ended = sink_tasks.next(), if !sink_tasks.is_empty() => ended,
+        ended = retention_task.next() => ended,
+        ended = admin_task.next() => ended,
+    };
+    if let Some(ended) = &failed {
+        tracing::error!(task = ended.name, "{ended}; stopping");
+        if ended.name == "committer" {
+            readiness.set(NotReady::LogPoisoned);
+        }
+    }
+
+    readiness.set(NotReady::ShuttingDown);
+    let mut sequence = Sequence::begin(config.shutdown.deadline);
+    stop_server.cancel();
+    sequence.tasks(&mut server_task).await;
+    sequence.tasks(&mut retention_task).await;
+    // The last sender is gone with the server and retention: the committer drains and closes.
+    sequence.tasks(&mut log_task).await;
+    stop_sinks.cancel();
+    sequence.tasks(&mut sink_tasks).await;
+    stop_admin.cancel();
+    sequence.tasks(&mut admin_task).await;
+    let stopped = sequence.finish();
+    match failed {
+        Some(ended) => Err(anyhow::anyhow!("{ended}")),
+        None => Ok(stopped?),
+    }
+}
+
+async fn ok(task: impl Future) -> Result<(), String> {
+    task.await;
+    Ok(())
+}
+
+/// Says what opening the log found.
+fn report(recovery: &log::Recovery) {
+    for torn in &recovery.torn {
+        tracing::warn!(
+            segment = %torn.segment.display(),
+            offset = torn.offset,
+            bytes = torn.bytes,
+            "the log ended in the middle of a write: cut, nothing in it was acknowledged"
+        );
+    }
+    for damaged in &recovery.damaged {
+        tracing::error!(
+            segment = %damaged.segment.display(),
+            from = %damaged.from,
+            to = %damaged.to,
+            "ALERT: acknowledged records cannot be read; the rest of the log is used"
+        );
+    }
+    tracing::info!(
+        oldest = %recovery.oldest,
+        last = %recovery.last,
+        created = recovery.created,
+        "the log is open"
+    );
+}
+
+/// Tells the committer what may be deleted, as the cursors advance; keeps an eye on a full disk.
+async fn retain(
+    log: log::Shared,
+    keep: log::retention::Keep,
+    cursors: sinks::Cursors,
+    committer: CommitterHandle,
+    readiness: Readiness,
+) {
+    let mut interval = tokio::time::interval(RETENTION_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        if log.poisoned().is_some() {
+            readiness.set(NotReady::LogPoisoned);
+        }
+        if committer.full.load(Ordering::Relaxed) {
+            readiness.set(NotReady::DiskFull);
+        } else {
+            readiness.clear(NotReady::DiskFull);
+        }
+        let segments = log.segments();
+        if segments.len() < 2 {
+            continue;
+        }
+        let now_ns = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |now| i64::try_from(now.as_nanos()).unwrap_or(i64::MAX));
+        // The committer itself keeps the newest checkpoint.
+        let any_checkpoint = Some(record::Position(u64::MAX));
+        let from =
+            log::retention::low_water(cursors.now(), any_checkpoint, &segments, &keep, now_ns);
+        if from > segments[0].last && committer.requests.send(Request::Retain { from }).await.is_err() {
+            return;
+        }
+    }
+}

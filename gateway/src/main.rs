@@ -1,2 +1,168 @@
-//! x
-fn main() {}
+//! Arguments → configuration → [`gateway::run`]; exit codes.
+//!
+//! 0: done, or stopped in order. 1: something failed while running. 2: the command line or the
+//! configuration is wrong; nothing was touched.
+
+use clap::{Args, Parser, Subcommand};
+use gateway::{
+    config::{self, Config, ConfigError, Overrides},
+    data_dir::{DataDir, TokenKey, is_host},
+};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+const EXIT_FAILED: u8 = 1;
+const EXIT_CONFIGURATION: u8 = 2;
+
+/// Takes telemetry from devices over wss, keeps it in a durable log, and forwards it to
+/// time-series stores.
+#[derive(Parser)]
+#[command(name = "gateway", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the gateway; without a configuration it makes what it needs below ./data
+    Run {
+        #[command(flatten)]
+        place: Place,
+        /// Name or address that the gateway's own certificate covers, too; may be repeated
+        #[arg(long = "host", value_name = "NAME", value_parser = host)]
+        hosts: Vec<String>,
+    },
+    /// Validates a configuration and prints what is in force, defaults included
+    Check {
+        /// The configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Prints a token for a device, signed with the data directory's key
+    Token {
+        /// The device id
+        #[arg(long, value_name = "ID", value_parser = device)]
+        device: String,
+        /// How long the token is good
+        #[arg(long, value_name = "DURATION", default_value = "30d", value_parser = ttl)]
+        ttl: Duration,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+#[derive(Args)]
+struct Place {
+    /// The configuration file [default: none, everything has a default]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where keys, log and state live [default: ./data, or what the configuration says]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+impl Place {
+    fn load(self, hosts: Vec<String>) -> Result<Config, ConfigError> {
+        let overrides = Overrides { data_dir: self.data_dir, hosts };
+        config::load(self.config.as_deref(), environment(), overrides)
+    }
+}
+
+fn host(text: &str) -> Result<String, String> {
+    let what = || "a host name or an address without a port is needed".to_owned();
+    is_host(text).then(|| text.to_owned()).ok_or_else(what)
+}
+
+fn device(text: &str) -> Result<String, String> {
+    let good = |b: u8| b.is_ascii_alphanumeric() || b"_.:@%/=+-".contains(&b);
+    let max = proto::limits::MAX_DEVICE_ID_BYTES;
+    if (1..=max).contains(&text.len()) && text.bytes().all(good) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("a device id has 1 to {max} of A-Z a-z 0-9 _ . : @ % / = + -"))
+}
+
+fn ttl(text: &str) -> Result<Duration, String> {
+    let ttl = config::parse_duration(text)?;
+    if ttl < Duration::from_secs(1) { Err("must be at least 1s".to_owned()) } else { Ok(ttl) }
+}
+
+/// Variables that are no Unicode cannot be ours.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+fn main() -> ExitCode {
+    let (code, message) = match execute(Cli::parse().command) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Configuration(error)) => (EXIT_CONFIGURATION, error.to_string()),
+        Err(Failure::Running(error)) => (EXIT_FAILED, format!("{error:#}")),
+    };
+    // Standard error may be closed; the code still tells.
+    let _ = writeln!(io::stderr(), "gateway: {message}");
+    ExitCode::from(code)
+}
+
+enum Failure {
+    Configuration(ConfigError),
+    Running(anyhow::Error),
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Failure::Configuration(error)
+    }
+}
+
+fn running(error: impl Into<anyhow::Error>) -> Failure {
+    Failure::Running(error.into())
+}
+
+fn execute(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Run { place, hosts } => {
+            let config = place.load(hosts)?;
+            gateway::logging::start(&config.logging);
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()
+                .map_err(running)?;
+            let result = runtime.block_on(gateway::run(config));
+            // A thread that did not stop before the deadline must not hold the process.
+            runtime.shutdown_background();
+            result.map_err(Failure::Running)
+        }
+        Command::Check { config } => {
+            let text = config::effective(Some(&config), environment(), Overrides::default())?;
+            print(&text)
+        }
+        Command::Token { device, ttl, place } => {
+            let config = place.load(Vec::new())?;
+            if !config.auth.own_key {
+                return Err(running(anyhow::anyhow!(
+                    "this gateway takes no tokens of its own key (\"auth.own_key\" is false): mint \
+                     the token where the keys of [[auth.jwt]] are, or set it to true"
+                )));
+            }
+            let file = DataDir::new(&config.data_dir).token_key_file();
+            let key = TokenKey::load(&file).map_err(running)?;
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(running)?;
+            print(&(key.mint(&device, now.as_secs(), ttl).map_err(running)? + "\n"))
+        }
+    }
+}
+
+/// A reader that has gone away (`| head`) is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(running(error)),
+        _ => Ok(()),
+    }
+}

@@ -4,11 +4,20 @@
 //! that orders appends: it admits (order, dedupe), appends, syncs and answers. Nothing is answered
 //! before the record it speaks of is durable.
 
+pub mod admit;
+pub mod check;
+pub mod checkpoint;
+pub mod committer;
+pub mod recover;
+
+pub use check::{Checked, ConnectionContext, Now, Rules, check};
+pub use committer::{Committer, CommitterError, CommitterHandle};
+
 use crate::record::{Identity, Position, Refusal};
 use bytes::Bytes;
 use proto::ErrorCode;
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 /// A device's line of sequence numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -52,6 +61,8 @@ pub struct Submission {
     pub refused_whole: Option<ErrorCode>,
     /// Where the outcome goes.
     pub reply: mpsc::Sender<Outcome>,
+    /// Its share of the memory for batches on their way, given back with the outcome.
+    pub budget: Option<OwnedSemaphorePermit>,
 }
 
 /// What a connection asks of the committer, in order.
@@ -69,6 +80,11 @@ pub enum Request {
     },
     /// A connection with a private stream is gone: forget its stream.
     Forget(StreamKey),
+    /// Records before this position are needed by nobody but the committer itself.
+    Retain {
+        /// The oldest position to keep.
+        from: Position,
+    },
 }
 
 /// What became of a request. Outcomes of one connection come in the order of its requests.
@@ -80,6 +96,8 @@ pub enum Outcome {
         logged_seq: Option<u64>,
         /// The highest sequence number whose record the ack position covers.
         acked_seq: Option<u64>,
+        /// A position that covers the record of `logged_seq`.
+        position: Position,
     },
     /// The batch is durable in the log at this position.
     Logged {

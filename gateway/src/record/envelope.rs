@@ -335,3 +335,8 @@ impl<'a> Cursor<'a> {
         std::str::from_utf8(head).ok()
     }
 }
+
+#[cfg(test)]
+#[path = "envelope_tests.rs"]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -1,0 +1,29 @@
+# The two commands: `make demo` and `make test`. Everything else serves them.
+
+.PHONY: demo test check deny doc test-tools fmt
+
+# Builds, streams a simulated fleet into a fresh gateway, verifies what was stored.
+# DEVICES=200 DURATION=20s KEEP=1 (leaves the gateway running)
+demo:
+	./scripts/demo.sh
+
+# Installs what the tests need, then runs all of them.
+test: test-tools
+	cargo test --workspace --locked
+
+# Formatting, lints, documentation, licences and sources of dependencies.
+check: deny
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+# Licences, sources and bans of dependencies, by the rules in deny.toml.
+deny:
+	./scripts/deny.sh
+
+# The foreign clients and commands that the tests use.
+test-tools:
+	./scripts/test-tools.sh
+
+fmt:
+	cargo fmt --all

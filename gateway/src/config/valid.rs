@@ -1,0 +1,237 @@
+//! The configuration as the rooms use it: every value checked, units in the types.
+
+pub use proto::message::AckMode;
+
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+/// Everything that is configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where keys, log and state live.
+    pub data_dir: PathBuf,
+    /// What an ack means.
+    pub ack: AckMode,
+    /// The listener for devices.
+    pub server: Server,
+    /// The server's certificate.
+    pub tls: Tls,
+    /// Who vouches for devices.
+    pub auth: Auth,
+    /// What a device may send.
+    pub limits: Limits,
+    /// The durable log.
+    pub log: Log,
+    /// The enabled sinks by name, ascending.
+    pub sinks: Vec<Sink>,
+    /// The listener for operators.
+    pub admin: Admin,
+    /// How to stop.
+    pub shutdown: Shutdown,
+    /// The process's own log.
+    pub logging: Logging,
+}
+
+/// `[server]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Where devices connect.
+    pub listen: SocketAddr,
+    /// Most connections at once; more are closed after accept.
+    pub max_connections: usize,
+    /// Most TLS handshakes and upgrades at once; more wait in the listen queue.
+    pub max_handshakes: usize,
+    /// A TLS handshake must be done within this.
+    pub handshake_timeout: Duration,
+    /// The HTTP request of the upgrade must be complete within this.
+    pub header_timeout: Duration,
+    /// A WebSocket message must be complete within this.
+    pub message_timeout: Duration,
+    /// A device that takes no byte of what we send for this long is closed.
+    pub write_timeout: Duration,
+    /// Silence after which the gateway pings.
+    pub ping_after: Duration,
+    /// Further silence after which it closes.
+    pub close_after: Duration,
+    /// Origins (`https://host[:port]`) whose pages may connect; requests without one always may.
+    pub allowed_origins: Vec<String>,
+}
+
+/// `[tls]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tls {
+    /// A certificate of the data directory's own CA, which covers these names and addresses
+    /// besides those of the machine.
+    Own {
+        /// `tls.hosts` and `--host`.
+        hosts: Vec<String>,
+    },
+    /// A certificate chain and its key from elsewhere, PEM.
+    Files {
+        /// The chain, leaf first.
+        cert_file: PathBuf,
+        /// PKCS#8, SEC1 or PKCS#1.
+        key_file: PathBuf,
+    },
+}
+
+/// `[auth]`: the trust roots; realms are distinct and at least one root exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Auth {
+    /// Tokens of the data directory's own key are good for the realm `default`.
+    pub own_key: bool,
+    /// `[[auth.jwt]]`
+    pub jwt: Vec<JwtRoot>,
+    /// `[[auth.client_ca]]`
+    pub client_ca: Vec<ClientCaRoot>,
+}
+
+/// A key that signs device tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JwtRoot {
+    /// The realm of its devices.
+    pub realm: String,
+    /// The public key, PEM.
+    pub key_file: PathBuf,
+    /// What `iss` must say, if anything.
+    pub issuer: Option<String>,
+}
+
+/// A CA that signs device certificates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCaRoot {
+    /// The realm of its devices.
+    pub realm: String,
+    /// The CA certificates, PEM.
+    pub ca_file: PathBuf,
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// What one message may hold.
+    pub message: proto::Limits,
+    /// Batches that a device may have unacknowledged.
+    pub window_batches: u32,
+    /// Bytes of those batches.
+    pub window_bytes: u32,
+    /// Readings older than this are refused; `None` takes any age.
+    pub max_age: Option<Duration>,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// Size at which a segment is closed and the next begun.
+    pub segment_bytes: u64,
+    /// Most bytes of all segments; at it, `when_full` of the slowest sink decides.
+    pub max_bytes: u64,
+    /// Records that every sink has are kept this long…
+    pub keep_for: Duration,
+    /// …but not more than this many bytes of them.
+    pub keep_bytes: u64,
+    /// Free bytes on the file system below which batches are refused.
+    pub reserve_bytes: u64,
+}
+
+/// What happens when the log is full because of a sink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// New batches are refused until the sink catches up.
+    Hold,
+    /// The sink's cursor advances; what it skips counts as dropped.
+    Skip,
+}
+
+/// `[sinks.NAME]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sink {
+    /// Label in metrics and the ledger.
+    pub name: String,
+    /// With `ack = "stored"`, acks wait for it.
+    pub required: bool,
+    /// See [`WhenFull`].
+    pub when_full: WhenFull,
+    /// How its forwarder groups records.
+    pub batch: Batch,
+    /// What it is.
+    pub kind: SinkKind,
+}
+
+/// Limits of one write to a sink; the first that is reached ends the batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// Most readings.
+    pub readings: u64,
+    /// Most bytes of log records.
+    pub bytes: u64,
+    /// Longest wait for more.
+    pub delay: Duration,
+}
+
+/// What a sink is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SinkKind {
+    /// The embedded store.
+    Store {
+        /// The database file, absolute or below the working directory.
+        path: PathBuf,
+        /// Points older than this are deleted; `None` keeps them for ever.
+        keep_for: Option<Duration>,
+    },
+}
+
+/// `[admin]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// Where operators connect.
+    pub listen: SocketAddr,
+    /// What they must present; always there off loopback.
+    pub token: Option<Secret>,
+}
+
+/// A text that no log and no printout may show.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Hides `text`.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The bytes, for comparison.
+    pub fn expose(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// `[shutdown]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shutdown {
+    /// Everything must have stopped this long after the signal.
+    pub deadline: Duration,
+}
+
+/// Form of the process's log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people; coloured on a terminal.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[logging]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logging {
+    /// The form.
+    pub format: LogFormat,
+    /// The least level that is written; `RUST_LOG` overrides it.
+    pub level: tracing::Level,
+}

@@ -1,0 +1,115 @@
+//! From the configuration to what each room is told.
+
+use crate::{
+    auth::{DEFAULT_REALM, TrustRoot},
+    config::valid::{self, Config},
+    data_dir::{DataDir, TokenKey},
+    ingest::Rules,
+    log,
+    metrics::{LogMetrics, Registry},
+    server,
+    session::Patience,
+    sink::store,
+};
+use anyhow::Context;
+use proto::message::Window;
+use std::{fs, path::Path, time::Duration};
+
+/// Devices that are sent away come back spread over this time.
+const RECONNECT_SPREAD: Duration = Duration::from_secs(10);
+
+/// Options of the log below the data directory.
+pub fn log(config: &Config, dir: &DataDir, registry: &Registry) -> log::Options {
+    log::Options {
+        dir: dir.path.join("log"),
+        segment_bytes: config.log.segment_bytes,
+        reserve_bytes: config.log.reserve_bytes,
+        max_bytes: config.log.max_bytes,
+        metrics: LogMetrics::new(registry),
+        ..log::Options::default()
+    }
+}
+
+/// What the log keeps although every sink has it.
+pub fn keep(config: &Config) -> log::retention::Keep {
+    log::retention::Keep { age: config.log.keep_for, bytes: config.log.keep_bytes }
+}
+
+/// What batches are checked by.
+pub fn rules(config: &Config) -> Rules {
+    Rules { limits: config.limits.message.clone(), max_age: config.limits.max_age }
+}
+
+/// Options of an embedded store.
+pub fn store(path: &Path, keep_for: Option<Duration>) -> store::Options {
+    store::Options { keep_for, ..store::Options::new(path) }
+}
+
+/// The keys whose tokens are taken.
+///
+/// # Errors
+/// A key cannot be read.
+pub fn trust_roots(config: &Config, dir: &DataDir) -> anyhow::Result<Vec<TrustRoot>> {
+    let mut roots = Vec::new();
+    if config.auth.own_key {
+        let key = TokenKey::load(&dir.token_key_file())?;
+        roots.push(TrustRoot {
+            realm: DEFAULT_REALM.to_owned(),
+            public_pem: key.public_pem().to_owned(),
+            issuer: None,
+        });
+    }
+    for root in &config.auth.jwt {
+        let file = root.key_file.display();
+        let public_pem = fs::read_to_string(&root.key_file)
+            .with_context(|| format!("cannot read the token key {file} of [[auth.jwt]]"))?;
+        roots.push(TrustRoot {
+            realm: root.realm.clone(),
+            public_pem,
+            issuer: root.issuer.clone(),
+        });
+    }
+    Ok(roots)
+}
+
+/// Certificates.
+pub fn tls(config: &Config, dir: &DataDir) -> server::TlsOptions {
+    let (certificate, key) = match &config.tls {
+        valid::Tls::Own { .. } => (dir.cert_file(), dir.key_file()),
+        valid::Tls::Files { cert_file, key_file } => (cert_file.clone(), key_file.clone()),
+    };
+    let client_cas = config
+        .auth
+        .client_ca
+        .iter()
+        .map(|root| server::ClientCa { realm: root.realm.clone(), file: root.ca_file.clone() })
+        .collect();
+    server::TlsOptions { certificate, key, client_cas }
+}
+
+/// The devices' listener.
+pub fn server(config: &Config) -> server::Config {
+    let server = &config.server;
+    server::Config {
+        listen: server.listen,
+        max_connections: server.max_connections,
+        max_handshakes: server.max_handshakes,
+        handshake_time: server.handshake_timeout,
+        head_time: server.header_timeout,
+        write_time: server.write_timeout,
+        patience: Patience {
+            ping_after: server.ping_after,
+            close_after: server.close_after,
+            message_time: server.message_timeout,
+        },
+        window: Window {
+            batches: config.limits.window_batches,
+            bytes: config.limits.window_bytes,
+        },
+        allowed_origins: server.allowed_origins.clone(),
+        reconnect_spread: RECONNECT_SPREAD,
+        // The rest of the deadline is for the log, the sinks and the admin side.
+        drain: config.shutdown.deadline / 2,
+        restart: false,
+    }
+}

@@ -1,0 +1,94 @@
+//! On the real file system.
+
+use gateway::{
+    log::{self, LogError, Options, ReadError, Reader, RealFiles, Recovery, Shared, Writer},
+    record::Position,
+};
+use std::{path::Path, sync::Arc};
+
+fn open(dir: &Path, segment_bytes: u64) -> (Writer, Shared, Recovery) {
+    let options = Options { dir: dir.to_owned(), segment_bytes, ..Options::default() };
+    log::open(options, Arc::new(RealFiles), Position::ZERO).unwrap()
+}
+
+fn read_all(reader: &mut Reader) -> Vec<(u64, Vec<u8>)> {
+    let mut records = Vec::new();
+    while let Some((position, bytes)) = reader.next().unwrap() {
+        records.push((position.0, bytes.to_vec()));
+    }
+    records
+}
+
+fn payload(position: u64) -> Vec<u8> {
+    format!("record {position} ").repeat(1 + usize::try_from(position % 7).unwrap()).into_bytes()
+}
+
+#[test]
+fn what_was_committed_is_read_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("a/b/log");
+    let expected: Vec<_> = (1..=100).map(|position| (position, payload(position))).collect();
+    let uuid = {
+        let (mut writer, shared, recovery) = open(&dir, 1000);
+        assert!(recovery.created);
+        for (position, bytes) in &expected {
+            let (head, tail) = bytes.split_at(3);
+            assert_eq!(writer.append(&[head, tail]).unwrap(), Position(*position));
+            if position % 5 == 0 {
+                assert_eq!(writer.commit().unwrap(), Position(*position));
+            }
+            if writer.needs_roll() {
+                writer.roll().unwrap();
+            }
+        }
+        assert!(shared.segments().len() > 3);
+        assert_eq!(read_all(&mut shared.reader_at(Position(1))), expected);
+        assert_eq!(read_all(&mut shared.reader_at(Position(57))), expected[56..]);
+        writer.close().unwrap();
+        shared.uuid()
+    };
+    let (_writer, shared, recovery) = open(&dir, 1000);
+    assert_eq!(shared.uuid(), uuid);
+    assert_eq!(recovery.last, Position(100));
+    assert_eq!(recovery.damaged, []);
+    assert_eq!(recovery.torn, []);
+    assert_eq!(read_all(&mut shared.reader_at(Position(1))), expected);
+    let report = log::verify(&dir).unwrap();
+    assert_eq!((report.records(), report.lost(), report.unfinished_bytes), (100, 0, 0));
+}
+
+#[test]
+fn a_second_gateway_is_told_who_has_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_writer, ..) = open(dir.path(), 1000);
+    let options = Options { dir: dir.path().to_owned(), ..Options::default() };
+    let error = log::open(options, Arc::new(RealFiles), Position::ZERO).unwrap_err();
+    let LogError::InUse { dir: named, pid } = &error else { panic!("{error}") };
+    assert_eq!((named.as_path(), *pid), (dir.path(), Some(std::process::id())));
+    assert!(error.to_string().contains(dir.path().to_str().unwrap()), "{error}");
+}
+
+#[test]
+fn a_reader_whose_segment_is_deleted_is_told_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut writer, shared, _) = open(dir.path(), 200);
+    let mut reader = shared.reader_at(Position(1));
+    for position in 1..=20 {
+        writer.append(&[&payload(position)]).unwrap();
+        writer.commit().unwrap();
+        if writer.needs_roll() {
+            writer.roll().unwrap();
+        }
+    }
+    reader.next().unwrap().unwrap();
+    let deleted = writer.delete_below(Position(15)).unwrap();
+    assert!(deleted.segments > 0);
+    let oldest = shared.oldest();
+    assert!(oldest > Position(1) && oldest <= Position(15));
+    for mut reader in [reader, shared.reader_at(Position(2))] {
+        let error = reader.next().unwrap_err();
+        let ReadError::Deleted { wanted, oldest: named } = error else { panic!("{error}") };
+        assert_eq!((wanted, named), (Position(2), oldest));
+    }
+    assert_eq!(read_all(&mut shared.reader_at(oldest)).len() as u64, 21 - oldest.0);
+}

@@ -1,0 +1,8 @@
+//! The log is tried: on the real file system, on a model of one that loses what was not synced,
+//! with every bit flipped, with every call failing.
+
+#![allow(clippy::unwrap_used)]
+
+mod disk;
+mod model;
+mod model_files;

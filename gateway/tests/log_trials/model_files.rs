@@ -1,0 +1,537 @@
+//! A file system in memory that keeps apart what is durable and what is only in the page cache.
+//!
+//! A crash keeps of every file a random choice of the sectors that were not synced, of every
+//! directory a random choice of the entries that were not synced, and puts zeros, noise or the
+//! bytes of another file where a file had grown and its contents were not written. A failed sync
+//! takes its sectors for clean although they are not on the disk, as Linux does.
+
+use fastrand::Rng;
+use gateway::log::{File, Files, Lock, Locked, Open};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+const SECTOR_BYTES: usize = 512;
+
+/// A kind of call, for choosing which one fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Call {
+    Open,
+    Read,
+    Write,
+    Sync,
+    SyncDir,
+    SetLen,
+    Rename,
+    Remove,
+    List,
+    CreateDir,
+    Lock,
+}
+
+impl Call {
+    pub(crate) const ALL: [Call; 11] = [
+        Call::Open,
+        Call::Read,
+        Call::Write,
+        Call::Sync,
+        Call::SyncDir,
+        Call::SetLen,
+        Call::Rename,
+        Call::Remove,
+        Call::List,
+        Call::CreateDir,
+        Call::Lock,
+    ];
+}
+
+/// Makes calls fail.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fault {
+    /// Which kind; `None` counts all.
+    pub(crate) call: Option<Call>,
+    /// How many of these still succeed.
+    pub(crate) after: u64,
+    /// The error, by number.
+    pub(crate) errno: i32,
+    /// All later calls of every kind fail too: the process is dead.
+    pub(crate) for_good: bool,
+}
+
+#[derive(Clone)]
+pub(crate) struct ModelFiles(Arc<Mutex<Disk>>);
+
+struct Disk {
+    rng: Rng,
+    /// Handles of an earlier epoch belong to a process that is dead.
+    epoch: u64,
+    inodes: BTreeMap<u64, Inode>,
+    next_inode: u64,
+    names: BTreeMap<PathBuf, Entry>,
+    durable_names: BTreeMap<PathBuf, Entry>,
+    locked: BTreeSet<PathBuf>,
+    capacity: u64,
+    fault: Option<Fault>,
+    dead: bool,
+    short: bool,
+    clock: i64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    Dir,
+    File(u64),
+}
+
+#[derive(Default, Clone)]
+struct Inode {
+    now: Vec<u8>,
+    durable: Vec<u8>,
+    dirty: BTreeSet<usize>,
+}
+
+impl ModelFiles {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(Arc::new(Mutex::new(Disk {
+            rng: Rng::with_seed(seed),
+            epoch: 0,
+            inodes: BTreeMap::new(),
+            next_inode: 0,
+            names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
+            locked: BTreeSet::new(),
+            capacity: u64::MAX,
+            fault: None,
+            dead: false,
+            short: false,
+            clock: 1_700_000_000_000_000_000,
+        })))
+    }
+
+    fn disk(&self) -> MutexGuard<'_, Disk> {
+        self.0.lock().unwrap()
+    }
+
+    /// The power is cut: nothing that was open is of use any more.
+    pub(crate) fn cut_power(&self) {
+        let mut disk = self.disk();
+        disk.cut_power();
+        disk.end_process();
+    }
+
+    /// The process is killed: the page cache survives.
+    pub(crate) fn kill(&self) {
+        self.disk().end_process();
+    }
+
+    pub(crate) fn set_fault(&self, fault: Option<Fault>) {
+        self.disk().fault = fault;
+    }
+
+    /// Whether a fault that was set has struck.
+    pub(crate) fn fault_struck(&self) -> bool {
+        self.disk().fault.is_none()
+    }
+
+    /// Reads and writes are short and interrupted at random.
+    pub(crate) fn set_short(&self, short: bool) {
+        self.disk().short = short;
+    }
+
+    /// Leaves this much free.
+    pub(crate) fn set_free(&self, free: Option<u64>) {
+        let mut disk = self.disk();
+        disk.capacity = free.map_or(u64::MAX, |free| disk.used() + free);
+    }
+
+    /// The files and their contents.
+    pub(crate) fn contents(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let disk = self.disk();
+        let files = disk.names.iter().filter_map(|(path, entry)| match entry {
+            Entry::File(inode) => Some((path.clone(), disk.inodes[inode].now.clone())),
+            Entry::Dir => None,
+        });
+        files.collect()
+    }
+
+    /// A file system that durably holds these files.
+    pub(crate) fn holding(files: &[(PathBuf, Vec<u8>)]) -> Self {
+        let this = Self::new(0);
+        let mut disk = this.disk();
+        for (path, bytes) in files {
+            for dir in path.ancestors().skip(1) {
+                disk.names.insert(dir.to_owned(), Entry::Dir);
+            }
+            let inode = Inode { now: bytes.clone(), durable: bytes.clone(), ..Inode::default() };
+            let number = disk.add(inode);
+            disk.names.insert(path.clone(), Entry::File(number));
+        }
+        disk.durable_names = disk.names.clone();
+        drop(disk);
+        this
+    }
+}
+
+impl Disk {
+    fn add(&mut self, inode: Inode) -> u64 {
+        self.next_inode += 1;
+        self.inodes.insert(self.next_inode, inode);
+        self.next_inode
+    }
+
+    fn used(&self) -> u64 {
+        let inodes: BTreeSet<u64> = self
+            .names
+            .values()
+            .filter_map(|entry| match entry {
+                Entry::File(inode) => Some(*inode),
+                Entry::Dir => None,
+            })
+            .collect();
+        inodes.iter().map(|inode| self.inodes[inode].now.len() as u64).sum()
+    }
+
+    fn call(&mut self, call: Call) -> io::Result<()> {
+        let eio = || Err(io::Error::from_raw_os_error(5));
+        if self.dead {
+            return eio();
+        }
+        let Some(fault) = &mut self.fault else { return Ok(()) };
+        if fault.call.is_some_and(|wanted| wanted != call) {
+            return Ok(());
+        }
+        if fault.after > 0 {
+            fault.after -= 1;
+            return Ok(());
+        }
+        let (errno, for_good) = (fault.errno, fault.for_good);
+        self.dead = for_good;
+        self.fault = None;
+        Err(io::Error::from_raw_os_error(errno))
+    }
+
+    fn end_process(&mut self) {
+        self.epoch += 1;
+        self.locked.clear();
+        self.dead = false;
+        self.fault = None;
+        let held: BTreeSet<u64> = self
+            .names
+            .values()
+            .chain(self.durable_names.values())
+            .filter_map(|entry| match entry {
+                Entry::File(inode) => Some(*inode),
+                Entry::Dir => None,
+            })
+            .collect();
+        self.inodes.retain(|inode, _| held.contains(inode));
+    }
+
+    fn cut_power(&mut self) {
+        let mut rng = self.rng.fork();
+        let donors: Vec<Vec<u8>> = self.inodes.values().map(|inode| inode.now.clone()).collect();
+        for inode in self.inodes.values_mut() {
+            inode.cut_power(&mut rng, &donors);
+        }
+        let paths: BTreeSet<PathBuf> =
+            self.names.keys().chain(self.durable_names.keys()).cloned().collect();
+        let mut left = BTreeMap::new();
+        for path in paths {
+            let side = if rng.bool() { &self.names } else { &self.durable_names };
+            let parent_is_there = path
+                .parent()
+                .is_none_or(|parent| parent == Path::new("/") || left.contains_key(parent));
+            if let Some(entry) = side.get(&path).filter(|_| parent_is_there) {
+                left.insert(path, *entry);
+            }
+        }
+        self.names = left.clone();
+        self.durable_names = left;
+    }
+
+    fn file(&mut self, path: &Path) -> io::Result<u64> {
+        match self.names.get(path) {
+            Some(Entry::File(inode)) => Ok(*inode),
+            Some(Entry::Dir) => Err(ErrorKind::IsADirectory.into()),
+            None => Err(ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn parent_exists(&self, path: &Path) -> io::Result<()> {
+        match path.parent() {
+            Some(parent) if parent == Path::new("/") || self.names.contains_key(parent) => Ok(()),
+            _ => Err(ErrorKind::NotFound.into()),
+        }
+    }
+}
+
+impl Inode {
+    fn touch(&mut self, from: usize, to: usize) {
+        self.dirty.extend(from / SECTOR_BYTES..to.div_ceil(SECTOR_BYTES));
+    }
+
+    fn sync(&mut self) {
+        self.durable.resize(self.now.len(), 0);
+        for sector in std::mem::take(&mut self.dirty) {
+            self.write_back(sector);
+        }
+    }
+
+    /// The pages are clean from now on, and only some are on the disk.
+    fn fail_to_sync(&mut self, rng: &mut Rng) {
+        for sector in std::mem::take(&mut self.dirty) {
+            if rng.bool() {
+                self.write_back(sector);
+            }
+        }
+    }
+
+    fn write_back(&mut self, sector: usize) {
+        let from = sector * SECTOR_BYTES;
+        let to = (from + SECTOR_BYTES).min(self.now.len()).min(self.durable.len());
+        if from < to {
+            self.durable[from..to].copy_from_slice(&self.now[from..to]);
+        }
+    }
+
+    fn cut_power(&mut self, rng: &mut Rng, donors: &[Vec<u8>]) {
+        let (old, new) = (self.durable.len(), self.now.len());
+        let length = match rng.u8(..4) {
+            0 => old,
+            1 => new,
+            _ => rng.usize(old.min(new)..=old.max(new)),
+        };
+        let filling = rng.u8(..3);
+        self.durable.truncate(length);
+        for at in self.durable.len()..length {
+            let byte = match filling {
+                0 => 0,
+                1 => rng.u8(..),
+                _ => donors[at % donors.len()].get(at).copied().unwrap_or(0),
+            };
+            self.durable.push(byte);
+        }
+        for sector in std::mem::take(&mut self.dirty) {
+            if rng.bool() {
+                self.write_back(sector);
+            }
+        }
+        self.now = self.durable.clone();
+    }
+}
+
+struct Handle {
+    files: ModelFiles,
+    inode: u64,
+    epoch: u64,
+    writable: bool,
+}
+
+impl Handle {
+    /// The disk, if the process that has this handle still lives and the call is to succeed.
+    fn enter(&self, call: Call) -> io::Result<MutexGuard<'_, Disk>> {
+        let mut disk = self.files.disk();
+        assert_eq!(disk.epoch, self.epoch, "a handle outlived its process");
+        disk.call(call)?;
+        Ok(disk)
+    }
+}
+
+impl File for Handle {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut disk = self.enter(Call::Read)?;
+        let mut wanted = buffer.len();
+        if disk.short {
+            match disk.rng.u8(..8) {
+                0 => return Err(ErrorKind::Interrupted.into()),
+                1 if wanted > 1 => wanted = disk.rng.usize(1..wanted),
+                _ => {}
+            }
+        }
+        let bytes = &disk.inodes[&self.inode].now;
+        let from = usize::try_from(offset).unwrap().min(bytes.len());
+        let to = (from + wanted).min(bytes.len());
+        buffer[..to - from].copy_from_slice(&bytes[from..to]);
+        Ok(to - from)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        assert!(self.writable);
+        let mut disk = self.enter(Call::Write)?;
+        let mut length = bytes.len();
+        if disk.short {
+            match disk.rng.u8(..8) {
+                0 => return Err(ErrorKind::Interrupted.into()),
+                1..4 if length > 1 => length = disk.rng.usize(1..length),
+                _ => {}
+            }
+        }
+        let offset = usize::try_from(offset).unwrap();
+        let grows = (offset + length).saturating_sub(disk.inodes[&self.inode].now.len());
+        let free = usize::try_from(disk.capacity.saturating_sub(disk.used())).unwrap();
+        if grows > free {
+            length = length.saturating_sub(grows - free);
+            if length == 0 {
+                return Err(io::Error::from_raw_os_error(28));
+            }
+        }
+        let inode = disk.inodes.get_mut(&self.inode).unwrap();
+        if inode.now.len() < offset + length {
+            inode.now.resize(offset + length, 0);
+        }
+        inode.now[offset..offset + length].copy_from_slice(&bytes[..length]);
+        inode.touch(offset, offset + length);
+        Ok(length)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        match self.enter(Call::Sync) {
+            Ok(mut disk) => {
+                disk.inodes.get_mut(&self.inode).unwrap().sync();
+                Ok(())
+            }
+            Err(error) => {
+                let mut disk = self.files.disk();
+                if !disk.dead {
+                    let mut rng = disk.rng.fork();
+                    disk.inodes.get_mut(&self.inode).unwrap().fail_to_sync(&mut rng);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        assert!(self.writable);
+        let mut disk = self.enter(Call::SetLen)?;
+        let inode = disk.inodes.get_mut(&self.inode).unwrap();
+        let (old, new) = (inode.now.len(), usize::try_from(bytes).unwrap());
+        inode.now.resize(new, 0);
+        inode.touch(old.min(new), old.max(new));
+        Ok(())
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        let disk = self.enter(Call::Read)?;
+        Ok(disk.inodes[&self.inode].now.len() as u64)
+    }
+}
+
+struct Held(ModelFiles, PathBuf, u64);
+
+impl Lock for Held {}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut disk = self.0.disk();
+        if disk.epoch == self.2 {
+            disk.locked.remove(&self.1);
+        }
+    }
+}
+
+impl Files for ModelFiles {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn File>> {
+        let mut disk = self.disk();
+        disk.call(Call::Open)?;
+        let inode = match (disk.file(path), how) {
+            (Ok(inode), Open::Create) => {
+                let file = disk.inodes.get_mut(&inode).unwrap();
+                let length = file.now.len();
+                file.now.clear();
+                file.touch(0, length);
+                inode
+            }
+            (Err(error), Open::Create) if error.kind() == ErrorKind::NotFound => {
+                disk.parent_exists(path)?;
+                let inode = disk.add(Inode::default());
+                disk.names.insert(path.to_owned(), Entry::File(inode));
+                inode
+            }
+            (found, _) => found?,
+        };
+        let (epoch, writable) = (disk.epoch, how != Open::Read);
+        Ok(Arc::new(Handle { files: self.clone(), inode, epoch, writable }))
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        let mut disk = self.disk();
+        disk.call(Call::CreateDir)?;
+        disk.parent_exists(path)?;
+        if disk.names.contains_key(path) {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        disk.names.insert(path.to_owned(), Entry::Dir);
+        Ok(())
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        let mut disk = self.disk();
+        disk.call(Call::SyncDir)?;
+        let of_dir = |name: &PathBuf| name.parent() == Some(path);
+        let now: Vec<_> = disk
+            .names
+            .iter()
+            .filter(|(name, _)| of_dir(name))
+            .map(|(n, e)| (n.clone(), *e))
+            .collect();
+        disk.durable_names.retain(|name, _| !of_dir(name));
+        disk.durable_names.extend(now);
+        Ok(())
+    }
+
+    fn is_dir(&self, path: &Path) -> bool {
+        path == Path::new("/") || self.disk().names.get(path) == Some(&Entry::Dir)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let mut disk = self.disk();
+        disk.call(Call::List)?;
+        let of_dir = disk.names.keys().filter(|name| name.parent() == Some(dir));
+        Ok(of_dir.map(|name| name.file_name().unwrap().to_str().unwrap().to_owned()).collect())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut disk = self.disk();
+        disk.call(Call::Rename)?;
+        let inode = disk.file(from)?;
+        disk.names.remove(from);
+        disk.names.insert(to.to_owned(), Entry::File(inode));
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut disk = self.disk();
+        disk.call(Call::Remove)?;
+        disk.file(path)?;
+        disk.names.remove(path);
+        Ok(())
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Locked> {
+        let mut disk = self.disk();
+        disk.call(Call::Lock)?;
+        if !disk.locked.insert(path.to_owned()) {
+            return Ok(Locked::Taken(Some(42)));
+        }
+        Ok(Locked::Ours(Box::new(Held(self.clone(), path.to_owned(), disk.epoch))))
+    }
+
+    fn free_bytes(&self, _: &Path) -> io::Result<u64> {
+        let disk = self.disk();
+        Ok(disk.capacity.saturating_sub(disk.used()))
+    }
+
+    fn now_ns(&self) -> i64 {
+        let mut disk = self.disk();
+        disk.clock += 1_000_000;
+        disk.clock
+    }
+}

@@ -1,0 +1,16 @@
+//! Stories: what the product promises, seen from outside, over real TLS with the real binary.
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
+
+mod ack_means_durable;
+mod bad_input;
+mod dedupe;
+mod fleet;
+mod foreign_clients;
+mod order_and_retry;
+mod rooms;
+mod shutdown_drains;
+mod slow_store;
+mod support;
+mod takeover;
+mod trouble_at_start;
+mod upgrade;

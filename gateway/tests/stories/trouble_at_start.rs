@@ -1,0 +1,86 @@
+//! What goes wrong at a start: one sentence that says what to do, and the right exit code.
+
+use super::support::{Home, device::Device, eventually};
+use std::{fs, os::unix::fs::PermissionsExt};
+
+#[test]
+fn a_mistyped_key_names_the_right_one() {
+    let home = Home::new();
+    let (code, said) = home.fails_with("[server]\nlissten = \"127.0.0.1:0\"\n");
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("server.lissten") && said.contains("server.listen"), "{said}");
+    assert_one_sentence(&said);
+}
+
+#[test]
+fn a_busy_port_is_named() {
+    let home = Home::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for key in ["GATEWAY__SERVER__LISTEN", "GATEWAY__ADMIN__LISTEN"] {
+        let mut command = home.command("run", "");
+        command.env(key, &address);
+        let (code, said) = super::support::run_to_end(command);
+        assert_eq!(code, 1, "{said}");
+        assert!(said.contains(&address) && said.contains("in use"), "{said}");
+        assert_one_sentence(&said);
+    }
+}
+
+#[test]
+fn a_data_directory_in_use_is_refused() {
+    let home = Home::new();
+    let _running = home.start();
+    let (code, said) = home.fails_with("");
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("another gateway") && said.contains("data"), "{said}");
+    assert_one_sentence(&said);
+}
+
+#[test]
+fn a_key_that_is_no_key_is_named() {
+    let home = Home::new();
+    home.start().stop();
+    fs::write(home.token_key(), "not a key").unwrap();
+    let (code, said) = home.fails_with("");
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("token.pem"), "{said}");
+    assert_one_sentence(&said);
+}
+
+#[test]
+fn a_key_is_readable_by_its_owner_only() {
+    let home = Home::new();
+    home.start().stop();
+    for file in [home.token_key(), home.store()] {
+        let mode = fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{}", file.display());
+    }
+}
+
+#[tokio::test]
+async fn a_store_of_another_log_is_refused() {
+    let (home, other) = (Home::new(), Home::new());
+    for home in [&home, &other] {
+        let gateway = home.start();
+        let mut device = Device::connect(home, &gateway, "d").await;
+        device.hello_stream(1).await;
+        device.send_value(1).await;
+        device.acked(1).await;
+        eventually("it is stored", || home.count("d") == 1);
+        assert_eq!(gateway.stop().0.code(), Some(0));
+    }
+    fs::copy(other.store(), home.store()).unwrap();
+    let (code, said) = home.fails_with("");
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("telemetry.db") && said.contains("another log"), "{said}");
+    assert_one_sentence(&said);
+}
+
+/// One line for the person, no back-trace, nothing of the machinery.
+fn assert_one_sentence(said: &str) {
+    let lines: Vec<&str> = said.lines().filter(|line| line.starts_with("gateway: ")).collect();
+    assert_eq!(lines.len(), 1, "{said}");
+    assert!(!said.contains("panicked") && !said.contains("stack backtrace"), "{said}");
+    assert!(lines[0].len() < 400, "{said}");
+}

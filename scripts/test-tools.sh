@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Installs what the tests need and this machine lacks: the sqlite3 command, and the WebSocket and
+# MessagePack libraries of Python and Node.js for the example devices under proto/examples.
+# Everything but Debian packages goes below the checkout. Runs again at no cost.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+
+packages=()
+command -v sqlite3 >/dev/null || packages+=(sqlite3)
+command -v node >/dev/null || packages+=(nodejs)
+command -v npm >/dev/null || packages+=(npm)
+command -v python3 >/dev/null || packages+=(python3)
+python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
+if [ ${#packages[@]} -gt 0 ]; then
+    echo "installing: ${packages[*]}"
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends "${packages[@]}"
+fi
+
+python=target/test-tools/python
+if ! "$python/bin/python" -c 'import websockets, msgpack' 2>/dev/null; then
+    python3 -m venv "$python"
+    "$python/bin/pip" install --quiet --disable-pip-version-check -r proto/examples/requirements.txt
+fi
+
+modules=proto/examples/node_modules
+if [ ! -d "$modules/ws" ] || [ ! -d "$modules/@msgpack/msgpack" ]; then
+    npm ci --prefix proto/examples --no-audit --no-fund --loglevel=error
+fi
