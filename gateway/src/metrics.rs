@@ -3,6 +3,10 @@
 //! Prefix `gateway_`, base units, `_total` on counters. Labels come from closed sets only
 //! (`code`, `sink`, `reason`, `outcome`, `result`): never a device, never a text from outside.
 
+use crate::{
+    record::Position,
+    sink::{Dropped, Ledger},
+};
 use metrics::{
     Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit,
 };
@@ -479,5 +483,111 @@ impl StoreMetrics {
                 &[],
             ),
         }
+    }
+}
+
+/// One sink and its forwarder. The counters follow the ledger, which lives across restarts.
+#[derive(Clone)]
+pub struct SinkMetrics {
+    stored: Counter,
+    quarantined: Counter,
+    dropped: [(Counter, fn(&Dropped) -> u64); 4],
+    pending: Gauge,
+    position: Gauge,
+    up: Gauge,
+    /// Duration of an attempt to write a batch.
+    pub write_seconds: Histogram,
+    /// Readings of a batch.
+    pub batch_readings: Histogram,
+    /// Attempts that failed and were repeated.
+    pub retries: Counter,
+}
+
+impl std::fmt::Debug for SinkMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SinkMetrics")
+    }
+}
+
+impl SinkMetrics {
+    /// Handles in this registry, for the sink of this name.
+    pub fn new(registry: &Registry, sink: &str) -> Self {
+        let sink = SharedString::from(sink.to_owned());
+        let labels = [("sink", sink.clone())];
+        let dropped = |reason: &'static str| {
+            registry.counter(
+                "gateway_sink_dropped_readings_total",
+                "Accepted readings that are nowhere, by reason.",
+                &[("sink", sink.clone()), ("reason", reason.into())],
+            )
+        };
+        Self {
+            stored: registry.counter(
+                "gateway_sink_stored_readings_total",
+                "Readings that the destination confirmed.",
+                &labels,
+            ),
+            quarantined: registry.counter(
+                "gateway_sink_quarantined_readings_total",
+                "Readings that the destination refused, kept with the reason.",
+                &labels,
+            ),
+            dropped: [
+                (dropped("damaged"), |dropped| dropped.damaged),
+                (dropped("skipped"), |dropped| dropped.skipped),
+                (dropped("unsupported"), |dropped| dropped.unsupported),
+                (dropped("expired"), |dropped| dropped.expired),
+            ],
+            pending: registry.gauge(
+                "gateway_sink_pending_readings",
+                "Accepted readings in the log that the sink has not passed yet.",
+                &labels,
+            ),
+            position: registry.gauge(
+                "gateway_sink_cursor_position",
+                "Record of the log up to which the sink has come.",
+                &labels,
+            ),
+            up: registry.gauge(
+                "gateway_sink_up",
+                "1 if the last attempt to write succeeded, 0 if it failed or the sink has stopped.",
+                &labels,
+            ),
+            write_seconds: registry.histogram(
+                "gateway_sink_write_seconds",
+                "Duration of an attempt to write a batch.",
+                Some(Unit::Seconds),
+                &labels,
+            ),
+            batch_readings: registry.histogram(
+                "gateway_sink_batch_readings",
+                "Readings in a batch, per attempt to write it.",
+                None,
+                &labels,
+            ),
+            retries: registry.counter(
+                "gateway_sink_retries_total",
+                "Attempts to write that failed and were repeated.",
+                &labels,
+            ),
+        }
+    }
+
+    /// Publishes the ledger at a position.
+    #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+    pub fn ledger(&self, ledger: &Ledger, position: Position) {
+        self.stored.absolute(ledger.stored);
+        self.quarantined.absolute(ledger.quarantined);
+        for (counter, reason) in &self.dropped {
+            counter.absolute(reason(&ledger.dropped));
+        }
+        self.position.set(position.0 as f64);
+    }
+
+    /// Publishes how the sink is doing.
+    #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+    pub fn state(&self, pending: u64, up: bool) {
+        self.pending.set(pending as f64);
+        self.up.set(f64::from(u8::from(up)));
     }
 }

@@ -1,1 +1,285 @@
-//! x
+//! From the log to a sink: one forwarder for each.
+//!
+//! Owns batching, retry and back-off, the cursors of sinks that keep none of their own, the
+//! isolation of what cannot be stored, and each sink's ledger. Promises that a cursor only passes
+//! a record after the destination has confirmed it, or it was durably kept aside with the reason,
+//! or it was counted as dropped; that a sink that is away costs no memory beyond a few batches;
+//! and that nothing here ever waits for another sink.
+//!
+//! ```text
+//! source (blocking reads) → Reader: batches → Delivery: write, retry, confirm → committed
+//! ```
+//!
+//! One batch is under way at a time, while the next one is read. Several could be, partitioned by
+//! device: the cursor would then be the prefix without gaps that is confirmed; `Reader` and
+//! `Delivery` share nothing, so only [`Forwarder::work`] would change.
+
+mod assemble;
+mod backoff;
+mod cursor;
+mod delivery;
+mod reader;
+mod rejected;
+mod source;
+#[cfg(test)]
+mod tests;
+
+pub use backoff::Backoff;
+pub use cursor::{Cursor, CursorError, CursorFile};
+pub use rejected::{Rejected, RejectedFile, RejectedHandler};
+pub use source::{RecordSource, SourceError};
+
+use crate::{
+    metrics::SinkMetrics,
+    record::Position,
+    sink::{Ledger, LogRange, Sink},
+};
+use delivery::{Delivered, Delivery};
+use reader::{Next, Reader};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{sync::watch, time};
+use tokio_util::sync::CancellationToken;
+
+/// How often the number of pending readings is published.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// What the operator may choose for a sink.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Name of the sink, for metrics and messages.
+    pub name: String,
+    /// A batch is written once it has so many readings; one more record may come on top.
+    pub batch_readings: u64,
+    /// A batch is written once it has so many bytes; one more record may come on top. A forwarder
+    /// holds at most two batches.
+    pub batch_bytes: u64,
+    /// A batch is written at the latest so long after its first record was there.
+    pub linger: Duration,
+    /// Pauses between attempts.
+    pub backoff: Backoff,
+    /// At shutdown, how long writing what the log still has may take.
+    pub drain_deadline: Duration,
+}
+
+impl Options {
+    /// The defaults for the sink of this name.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            batch_readings: 20_000,
+            batch_bytes: 8 * 1024 * 1024,
+            linger: Duration::from_millis(100),
+            backoff: Backoff::default(),
+            drain_deadline: Duration::from_secs(5),
+        }
+    }
+}
+
+/// How a sink is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Status {
+    /// It takes what comes.
+    Running,
+    /// Attempts fail, and are repeated.
+    Retrying {
+        /// The destination's words.
+        why: String,
+    },
+    /// It has stopped until a person does something and the gateway is restarted; the log keeps
+    /// its readings.
+    Parked {
+        /// What to do.
+        why: String,
+    },
+}
+
+/// Why a forwarder has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// Everything that is durable in the log is at the destination.
+    Drained,
+    /// The deadline came, or the destination was away: the rest follows after the next start.
+    Pending,
+}
+
+/// Where a sink goes on: its own cursor, or the one kept for it in a file.
+#[derive(Debug)]
+pub struct Start {
+    cursor: Cursor,
+    file: Option<CursorFile>,
+}
+
+impl Start {
+    /// From the destination's own cursor if it keeps one, else from the file at `path`.
+    ///
+    /// # Errors
+    /// The file does not fit the log, or cannot be read.
+    pub fn of<K: Sink>(sink: &K, path: &Path, log: LogRange) -> Result<Self, CursorError> {
+        if let Some(position) = sink.committed() {
+            let ledger = sink.ledger().unwrap_or_default();
+            return Ok(Self { cursor: Cursor { position, ledger }, file: None });
+        }
+        let (file, cursor) = CursorFile::open(path, log)?;
+        Ok(Self { cursor, file: Some(file) })
+    }
+
+    /// The first record that is to be read.
+    pub fn next(&self) -> Position {
+        self.cursor.position.next()
+    }
+}
+
+/// What a forwarder is given.
+#[derive(Debug)]
+pub struct Setup<K, S> {
+    /// The operator's choices.
+    pub options: Options,
+    /// The destination.
+    pub sink: Arc<K>,
+    /// Where to go on.
+    pub start: Start,
+    /// The log, at [`Start::next`].
+    pub source: S,
+    /// The highest position that is durable.
+    pub durable: watch::Receiver<Position>,
+    /// Accepted readings in the log, kept up to date by the log's writer.
+    pub accepted_total: Arc<AtomicU64>,
+    /// Keeps what the destination refuses.
+    pub rejected: Arc<dyn RejectedHandler>,
+    /// The sink's metrics.
+    pub metrics: SinkMetrics,
+}
+
+/// What others see and ask of a forwarder. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    /// Name of the sink.
+    pub name: Arc<str>,
+    /// Everything up to here is at the destination, kept aside or counted as dropped, durably.
+    pub committed: watch::Receiver<Position>,
+    /// The ledger at that position.
+    pub ledger: watch::Receiver<Ledger>,
+    /// How the sink is doing.
+    pub status: watch::Receiver<Status>,
+    skip: watch::Sender<Position>,
+}
+
+impl Handle {
+    /// Gives up all records up to `position` that are not at the destination yet: they are counted
+    /// as dropped. Takes effect between two attempts to write.
+    pub fn skip_to(&self, position: Position) {
+        self.skip.send_if_modified(|to| {
+            let further = *to < position;
+            *to = position.max(*to);
+            further
+        });
+    }
+}
+
+/// Carries records from the log to one sink until it is told to stop.
+#[derive(Debug)]
+pub struct Forwarder<K, S> {
+    reader: Reader<S>,
+    delivery: Delivery<K>,
+    accepted_total: Arc<AtomicU64>,
+    drain_deadline: Duration,
+}
+
+impl<K: Sink, S: RecordSource> Forwarder<K, S> {
+    /// A forwarder, and what others see of it.
+    pub fn new(setup: Setup<K, S>) -> (Self, Handle) {
+        let Setup { options, sink, start, source, durable, accepted_total, rejected, metrics } =
+            setup;
+        let cursor = start.cursor;
+        let (skip, skip_to) = watch::channel(Position::ZERO);
+        let name: Arc<str> = options.name.as_str().into();
+        metrics.ledger(&cursor.ledger, cursor.position);
+        let delivery = Delivery {
+            name: Arc::clone(&name),
+            sink,
+            file: start.file.map(Arc::new),
+            cursor,
+            committed: watch::Sender::new(cursor.position),
+            ledger: watch::Sender::new(cursor.ledger),
+            status: watch::Sender::new(Status::Running),
+            rejected,
+            skip_to: skip_to.clone(),
+            skipped_to: Position::ZERO,
+            backoff: options.backoff,
+            metrics,
+        };
+        let handle = Handle {
+            name,
+            committed: delivery.committed.subscribe(),
+            ledger: delivery.ledger.subscribe(),
+            status: delivery.status.subscribe(),
+            skip,
+        };
+        let drain_deadline = options.drain_deadline;
+        let reader = Reader::new(source, cursor, &options, durable, skip_to);
+        (Self { reader, delivery, accepted_total, drain_deadline }, handle)
+    }
+
+    /// Runs until `stop` is cancelled, then writes what the log still has if that is quick. A sink
+    /// that needs a person is parked until then.
+    pub async fn run(self, stop: CancellationToken) -> Ended {
+        let Self { mut reader, mut delivery, accepted_total, drain_deadline } = self;
+        let metrics = delivery.metrics.clone();
+        let (status, ledger) = (delivery.status.subscribe(), delivery.ledger.subscribe());
+        let report = || {
+            let pending = accepted_total
+                .load(Ordering::Relaxed)
+                .saturating_sub(ledger.borrow().accepted_total);
+            metrics.state(pending, matches!(*status.borrow(), Status::Running));
+        };
+        let deadline = async {
+            stop.cancelled().await;
+            time::sleep(drain_deadline).await;
+        };
+        let mut ticks = time::interval(REPORT_EVERY);
+        ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        let ended = {
+            let work = Self::work(&mut reader, &mut delivery, &stop);
+            tokio::pin!(work, deadline);
+            loop {
+                tokio::select! {
+                    ended = &mut work => break ended,
+                    () = &mut deadline => break Ended::Pending,
+                    _ = ticks.tick() => report(),
+                }
+            }
+        };
+        report();
+        ended
+    }
+
+    async fn work(
+        reader: &mut Reader<S>,
+        delivery: &mut Delivery<K>,
+        stop: &CancellationToken,
+    ) -> Ended {
+        loop {
+            let batch = match reader.next(stop, &delivery.status).await {
+                Next::Batch(batch) => batch,
+                Next::Drained => return Ended::Drained,
+                Next::Stopped => return Ended::Pending,
+                Next::Fatal(why) => return delivery.park(why, stop).await,
+            };
+            // The next batch is read while this one is written.
+            let (delivered, ()) = tokio::join!(delivery.deliver(batch, stop), reader.prefetch());
+            match delivered {
+                Delivered::Confirmed => {}
+                Delivered::Skipped => reader.restart(delivery.cursor),
+                Delivered::Stopped => return Ended::Pending,
+                Delivered::Fatal(why) => return delivery.park(why, stop).await,
+            }
+        }
+    }
+}

@@ -8,6 +8,7 @@ pub mod store;
 use crate::record::{Envelope, EnvelopeError, Point, PointId, Points, Position};
 use bytes::Bytes;
 use std::time::Duration;
+use uuid::Uuid;
 
 /// One log record on its way to a sink.
 #[derive(Debug, Clone)]
@@ -90,9 +91,11 @@ impl Ledger {
         let mut dropped = dropped;
         let stored = batch.readings.saturating_sub(quarantined + dropped.total());
         dropped.add(batch.dropped);
-        self.base.get_or_insert(
-            batch.accepted_total.saturating_sub(batch.readings + batch.dropped.total()),
-        );
+        // Nothing is known yet if all that was passed could not be read.
+        if batch.accepted_total > 0 {
+            let of_batch = batch.readings + batch.dropped.total();
+            self.base.get_or_insert(batch.accepted_total.saturating_sub(of_batch));
+        }
         self.accepted_total = batch.accepted_total;
         self.stored += stored;
         self.quarantined += quarantined;
@@ -137,7 +140,8 @@ pub enum SinkError {
         /// What happened, for a person.
         why: String,
     },
-    /// These points were refused for good; all others of the batch are stored.
+    /// These points were refused for good; all others of the batch are stored. Not for a
+    /// destination that keeps its own cursor.
     #[error("{} points refused, the first: {}", points.len(), points.first().map_or("", |p| &p.reason))]
     Reject {
         /// Which, and why.
@@ -149,6 +153,17 @@ pub enum SinkError {
     /// It will not succeed until a person does something; the sink stops and keeps its data.
     #[error("{0}")]
     Fatal(String),
+}
+
+/// Which log a sink is fed from, and what that holds; a cursor has to fit it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogRange {
+    /// Names the log.
+    pub uuid: Uuid,
+    /// Its oldest record; one past `end` if it has none.
+    pub oldest: Position,
+    /// Its last record.
+    pub end: Position,
 }
 
 /// A destination of readings.

@@ -15,7 +15,7 @@ pub(super) const HOUR_NS: i64 = 3_600_000_000_000;
 pub(super) const DAY_HOURS: i64 = 24;
 /// An hour is rolled up once nothing has come for it for so long.
 const QUIET: Duration = Duration::from_secs(60);
-/// Series that are rolled up in one transaction.
+/// Series, or hours of series, that are rolled up in one transaction.
 const SLICE: usize = 250;
 /// Series between two stale ones that are read over rather than sought past.
 const READ_OVER: i64 = 16;
@@ -151,26 +151,20 @@ impl Stale {
         if self.look_again.is_some_and(|again| at < again) {
             return Ok(false);
         }
-        let Some(hour) = self.ready(connection, now_ns, hurry, at)? else {
+        if self.ready(connection, now_ns, hurry, at)?.is_none() {
             self.look_again = Some(at + LOOK_AGAIN);
             return Ok(false);
-        };
+        }
         self.look_again = None;
         let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
-        let series: Vec<i64> = transaction
-            .prepare_cached("SELECT series FROM stale WHERE hour = ?1 ORDER BY series LIMIT ?2")?
-            .query_map(params![hour, i64::try_from(SLICE).unwrap_or(i64::MAX)], |row| row.get(0))?
-            .collect::<Result<_, _>>()?;
-        for (first, last) in runs(&series) {
-            roll_up(&transaction, hour, first, last)?;
-        }
-        if let (Some(first), Some(last)) = (series.first(), series.last()) {
-            transaction
-                .prepare_cached("DELETE FROM stale WHERE hour = ?1 AND series BETWEEN ?2 AND ?3")?
-                .execute([hour, *first, *last])?;
+        let mut rolled = Vec::with_capacity(SLICE);
+        while rolled.len() < SLICE {
+            let Some(hour) = self.ready(&transaction, now_ns, hurry, at)? else { break };
+            let room = SLICE - rolled.len();
+            rolled.extend(roll_up_some(&transaction, hour, room)?.into_iter().map(|id| (id, hour)));
         }
         transaction.commit()?;
-        for id in series {
+        for (id, hour) in rolled {
             if self.marked.get(&id) == Some(&hour) {
                 self.marked.remove(&id);
             }
@@ -209,6 +203,27 @@ pub(super) fn next_stale_hour(
     connection
         .prepare_cached("SELECT min(hour) FROM stale WHERE hour > ?1")?
         .query_row([after], |row| row.get(0))
+}
+
+/// Rolls up at most `most` stale series of an hour; gives them.
+fn roll_up_some(
+    connection: &Connection,
+    hour: i64,
+    most: usize,
+) -> Result<Vec<i64>, rusqlite::Error> {
+    let series: Vec<i64> = connection
+        .prepare_cached("SELECT series FROM stale WHERE hour = ?1 ORDER BY series LIMIT ?2")?
+        .query_map(params![hour, i64::try_from(most).unwrap_or(i64::MAX)], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    for (first, last) in runs(&series) {
+        roll_up(connection, hour, first, last)?;
+    }
+    if let (Some(first), Some(last)) = (series.first(), series.last()) {
+        connection
+            .prepare_cached("DELETE FROM stale WHERE hour = ?1 AND series BETWEEN ?2 AND ?3")?
+            .execute([hour, *first, *last])?;
+    }
+    Ok(series)
 }
 
 /// Stretches of series that are worth reading in one go.

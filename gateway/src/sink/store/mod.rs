@@ -22,6 +22,7 @@ mod write;
 pub use hourly::Hour;
 pub use series::Kind;
 
+pub use super::LogRange;
 use super::{Batch, Ledger, Sink, SinkError};
 use crate::{metrics::StoreMetrics, record::Position};
 use rusqlite::ErrorCode;
@@ -66,17 +67,6 @@ impl Options {
             series_cache: 500_000,
         }
     }
-}
-
-/// The log that the store is to hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogRange {
-    /// Names the log.
-    pub uuid: Uuid,
-    /// Its oldest record; one past `end` if it has none.
-    pub oldest: Position,
-    /// Its last record.
-    pub end: Position,
 }
 
 /// How far a store has come, in which log.

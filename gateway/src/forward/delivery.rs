@@ -1,0 +1,258 @@
+//! One batch to the destination: write, retry, keep aside what it refuses, confirm.
+
+use super::{Backoff, Cursor, CursorFile, Ended, Rejected, RejectedHandler, Status};
+use crate::{
+    metrics::SinkMetrics,
+    record::{EnvelopeError, Point, Points, Position, Value},
+    sink::{Batch, Dropped, Ledger, RejectedPoint, Sink, SinkError},
+};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+use tokio::{
+    sync::watch,
+    task,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+/// What became of a batch.
+#[derive(Debug)]
+pub(super) enum Delivered {
+    Confirmed,
+    /// Given up, as the sink's policy says; the cursor is where it was.
+    Skipped,
+    /// Told to stop while the destination was away.
+    Stopped,
+    /// A person has to do something.
+    Fatal(String),
+}
+
+/// The side of a forwarder that talks to the destination.
+#[derive(Debug)]
+pub(super) struct Delivery<K> {
+    pub(super) name: Arc<str>,
+    pub(super) sink: Arc<K>,
+    /// For a destination that keeps no cursor.
+    pub(super) file: Option<Arc<CursorFile>>,
+    pub(super) cursor: Cursor,
+    pub(super) committed: watch::Sender<Position>,
+    pub(super) ledger: watch::Sender<Ledger>,
+    pub(super) status: watch::Sender<Status>,
+    pub(super) rejected: Arc<dyn RejectedHandler>,
+    pub(super) skip_to: watch::Receiver<Position>,
+    /// Giving up to here was passed on to the reader.
+    pub(super) skipped_to: Position,
+    pub(super) backoff: Backoff,
+    pub(super) metrics: SinkMetrics,
+}
+
+/// Why an attempt has to be repeated.
+struct Again {
+    after: Option<Duration>,
+    why: String,
+}
+
+impl<K: Sink> Delivery<K> {
+    /// Writes a batch until the destination has confirmed it, and makes the cursor durable.
+    pub(super) async fn deliver(
+        &mut self,
+        mut batch: Batch,
+        stop: &CancellationToken,
+    ) -> Delivered {
+        let mut failures = 0;
+        let mut quarantined = None;
+        loop {
+            if quarantined.is_none() {
+                // A destination without a cursor has nothing to do for a batch without points.
+                let empty = batch.records.is_empty() && self.file.is_some();
+                let result = if empty { Ok(()) } else { self.write(&batch).await };
+                match result {
+                    Ok(()) => quarantined = Some(Vec::new()),
+                    Err(SinkError::Fatal(why)) => return Delivered::Fatal(why),
+                    Err(SinkError::Undecodable(error)) => match without(&mut batch, &error) {
+                        Ok(()) => continue,
+                        Err(why) => return Delivered::Fatal(why),
+                    },
+                    Err(SinkError::Reject { points }) if self.file.is_some() => {
+                        quarantined = Some(points);
+                    }
+                    Err(SinkError::Reject { .. }) => {
+                        return Delivered::Fatal(
+                            "it refuses readings although it keeps its own cursor: report this"
+                                .to_owned(),
+                        );
+                    }
+                    Err(SinkError::Retry { after, why }) => {
+                        failures += 1;
+                        if let Some(end) =
+                            self.pause(failures, Again { after, why }, &batch, stop).await
+                        {
+                            return end;
+                        }
+                        continue;
+                    }
+                }
+            }
+            match self.confirm(&batch, quarantined.as_deref().unwrap_or_default()).await {
+                Ok(()) => {
+                    self.recovered();
+                    return Delivered::Confirmed;
+                }
+                Err(error) => {
+                    failures += 1;
+                    let why = format!("the cursor or a refused reading cannot be kept: {error}");
+                    let again = Again { after: None, why };
+                    if let Some(end) = self.pause(failures, again, &batch, stop).await {
+                        return end;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn write(&self, batch: &Batch) -> Result<(), SinkError> {
+        let begun = Instant::now();
+        let result = self.sink.write(batch.clone()).await;
+        self.metrics.write_seconds.record(begun.elapsed().as_secs_f64());
+        #[expect(clippy::cast_precision_loss, reason = "a histogram is of floats")]
+        self.metrics.batch_readings.record(batch.readings as f64);
+        result
+    }
+
+    /// Waits before the next attempt; gives what ends the batch instead.
+    async fn pause(
+        &mut self,
+        failures: u32,
+        again: Again,
+        batch: &Batch,
+        stop: &CancellationToken,
+    ) -> Option<Delivered> {
+        let Again { after, why } = again;
+        let pause = self.backoff.pause(failures, after);
+        self.metrics.retries.increment(1);
+        if failures == 1 {
+            tracing::warn!(sink = %self.name, %why, "a write failed, it is tried again");
+        } else {
+            tracing::debug!(sink = %self.name, %why, failures, ?pause, "a write failed again");
+        }
+        self.status.send_replace(Status::Retrying { why });
+        let done = self.skipped_to;
+        let given_up = async {
+            let further = self.skip_to.wait_for(|to| *to >= batch.first && *to > done);
+            match further.await.map(|to| *to).ok() {
+                Some(to) => to,
+                // Nobody is left to ask for it.
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Some(Delivered::Stopped),
+            to = given_up => {
+                self.skipped_to = to;
+                Some(Delivered::Skipped)
+            }
+            () = sleep(pause) => None,
+        }
+    }
+
+    /// Makes the refused readings and the cursor durable, then publishes.
+    async fn confirm(&mut self, batch: &Batch, points: &[RejectedPoint]) -> io::Result<()> {
+        let mut cursor = self.cursor;
+        cursor.position = batch.last;
+        match &self.file {
+            None => cursor.ledger = self.sink.ledger().unwrap_or_default(),
+            Some(file) => {
+                let rejected = describe(batch, points);
+                cursor.ledger.enter(batch, rejected.len() as u64, Dropped::default());
+                let (file, handler) = (Arc::clone(file), Arc::clone(&self.rejected));
+                let keep = task::spawn_blocking(move || {
+                    if !rejected.is_empty() {
+                        handler.keep(&rejected)?;
+                    }
+                    file.save(&cursor)
+                });
+                keep.await.map_err(io::Error::other)??;
+            }
+        }
+        self.cursor = cursor;
+        self.ledger.send_replace(cursor.ledger);
+        self.committed.send_replace(cursor.position);
+        self.metrics.ledger(&cursor.ledger, cursor.position);
+        Ok(())
+    }
+
+    fn recovered(&self) {
+        self.status.send_if_modified(|status| {
+            let was_away = *status != Status::Running;
+            if was_away {
+                tracing::info!(sink = %self.name, "the sink takes readings again");
+                *status = Status::Running;
+            }
+            was_away
+        });
+    }
+
+    /// Stops until the gateway does; the log keeps the sink's readings.
+    pub(super) async fn park(&self, why: String, stop: &CancellationToken) -> Ended {
+        tracing::error!(sink = %self.name, %why, "the sink has stopped, the log keeps its readings");
+        self.status.send_replace(Status::Parked { why });
+        stop.cancelled().await;
+        Ended::Pending
+    }
+}
+
+/// Takes the record that does not decode out of the batch and counts its readings.
+fn without(batch: &mut Batch, error: &EnvelopeError) -> Result<(), String> {
+    let bad = match error {
+        EnvelopeError::Invalid { position, .. } => *position,
+        EnvelopeError::Newer { .. } => return Err(error.to_string()),
+    };
+    let Some(record) = batch.records.iter().find(|record| record.position == bad) else {
+        return Err(format!("it stumbles over a record that it was not given: {error}"));
+    };
+    let lost = u64::from(record.envelope.accepted);
+    tracing::error!(%error, readings = lost, "a record of the log is damaged, it is lost");
+    batch.records = batch.records.iter().filter(|record| record.position != bad).cloned().collect();
+    batch.readings = batch.readings.saturating_sub(lost);
+    batch.dropped.damaged += lost;
+    Ok(())
+}
+
+/// The refused readings as they are kept, each once.
+fn describe(batch: &Batch, points: &[RejectedPoint]) -> Vec<Rejected> {
+    if points.is_empty() {
+        return Vec::new();
+    }
+    let reasons: BTreeMap<_, _> = points.iter().map(|point| (point.id, &point.reason)).collect();
+    let mut rejected = Vec::with_capacity(reasons.len());
+    let walked = batch.for_each_point(&mut Points::default(), |point| {
+        if let Some(reason) = reasons.get(&point.id) {
+            rejected.push(entry(point, reason));
+        }
+    });
+    if let Err(error) = walked {
+        tracing::error!(%error, "a refused reading cannot be decoded");
+    }
+    rejected
+}
+
+fn entry(point: &Point<'_>, reason: &str) -> Rejected {
+    let value = |value: &Value<'_>| match *value {
+        Value::Float(x) => x.into(),
+        Value::Int(n) => n.into(),
+        Value::Bool(b) => b.into(),
+        Value::Str(text) => text.into(),
+    };
+    let text = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
+    Rejected {
+        position: point.id.position.0,
+        index: point.id.index,
+        reason: reason.to_owned(),
+        realm: point.identity.realm.to_string(),
+        device: point.identity.device.to_string(),
+        measurement: point.measurement.to_owned(),
+        time_ns: point.time_ns,
+        tags: point.tags.iter().map(text).collect(),
+        fields: point.fields.iter().map(|(name, of)| ((*name).to_owned(), value(of))).collect(),
+    }
+}
