@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod corruption;
 mod disk;
+mod faults;
 mod model;
 mod model_files;
+mod script;
