@@ -6,6 +6,7 @@
 mod corruption;
 mod disk;
 mod faults;
+mod golden;
 mod model;
 mod model_files;
 mod script;
