@@ -78,6 +78,10 @@ impl Reader {
     /// One step in the segment where the wanted position is, the last position of that segment,
     /// and whether another one follows.
     fn step(&mut self) -> Result<Option<(Position, bool, Step)>, ReadError> {
+        // At the very end of a segment that was deleted, the next one is still there.
+        if self.at.as_ref().is_some_and(|place| place.segment.is_deleted()) {
+            self.at = None;
+        }
         let place = match &mut self.at {
             Some(place) => place,
             None => {
@@ -86,9 +90,6 @@ impl Reader {
             }
         };
         let segment = Arc::clone(&place.segment);
-        if segment.is_deleted() {
-            return Err(deleted(&self.shared, self.wanted));
-        }
         // In this order: if there is a following segment, the extent does not change any more.
         let following = self.shared.after(segment.base);
         let extent = segment.extent();
