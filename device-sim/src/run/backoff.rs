@@ -9,19 +9,19 @@ const LONGEST: Duration = Duration::from_secs(30);
 
 /// Exponential, with jitter: each wait is between half and all of twice the one before.
 #[derive(Debug, Default)]
-pub struct Backoff {
+pub(super) struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
     /// A connection got as far as `welcome`.
-    pub fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.failures = 0;
     }
 
     /// The next wait. A wish of the gateway is kept to the millisecond: it gives each device a
     /// slot of its own.
-    pub fn next(&mut self, wish: Option<Duration>, random: f64) -> Duration {
+    pub(super) fn next(&mut self, wish: Option<Duration>, random: f64) -> Duration {
         let full = FIRST.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
         self.failures += 1;
         wish.unwrap_or_else(|| full.mul_f64(0.5 + random / 2.0))

@@ -10,7 +10,7 @@ const SPARE: u64 = 64;
 ///
 /// # Errors
 /// The system does not allow as many.
-pub fn allow(connections: u32) -> Result<()> {
+pub(super) fn allow(connections: u32) -> Result<()> {
     let needed = u64::from(connections) + SPARE;
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current.is_none_or(|current| current >= needed) {

@@ -27,37 +27,37 @@ pub enum Mode {
 }
 
 /// The plan, the way to the gateway, and what is known so far.
-pub struct Fleet {
+pub(super) struct Fleet {
     /// What is sent.
-    pub plan: Plan,
+    pub(super) plan: Plan,
     /// How it is written.
-    pub mode: Mode,
+    pub(super) mode: Mode,
     /// Most batches that a device keeps.
-    pub outbox: usize,
+    pub(super) outbox: usize,
     /// How devices connect.
-    pub connector: Connector,
+    pub(super) connector: Connector,
     /// How they prove who they are.
-    pub credentials: Credentials,
+    pub(super) credentials: Credentials,
     /// What is counted.
-    pub tally: Tally,
+    pub(super) tally: Tally,
     /// What is known of each device, by index.
-    pub ledgers: Vec<Mutex<Ledger>>,
+    pub(super) ledgers: Vec<Mutex<Ledger>>,
     /// Start of the schedule.
-    pub start: Instant,
+    pub(super) start: Instant,
     /// Ends the schedule early.
-    pub stop: CancellationToken,
+    pub(super) stop: CancellationToken,
     /// Ends the waiting for acks.
-    pub abort: CancellationToken,
+    pub(super) abort: CancellationToken,
 }
 
 impl Fleet {
     /// When a batch is due.
-    pub fn due(&self, device: u32, tick: u32) -> Instant {
+    pub(super) fn due(&self, device: u32, tick: u32) -> Instant {
         self.start + Duration::from_nanos(self.plan.due_ns(device, tick))
     }
 
     /// Writes a batch as a complete message.
-    pub fn encode(&self, device: &Sender, tick: u32, seq: u64) -> bytes::Bytes {
+    pub(super) fn encode(&self, device: &Sender, tick: u32, seq: u64) -> bytes::Bytes {
         thread_local! {
             static SCRATCH: RefCell<Scratch> = RefCell::default();
         }
@@ -129,11 +129,11 @@ struct Scratch {
 
 /// Who a batch comes from.
 #[derive(Debug)]
-pub struct Sender {
+pub(super) struct Sender {
     /// Index of the device.
-    pub index: u32,
+    pub(super) index: u32,
     /// Its tags.
-    pub tags: Vec<(&'static str, String)>,
+    pub(super) tags: Vec<(&'static str, String)>,
 }
 
 impl Sender {

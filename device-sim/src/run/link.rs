@@ -18,40 +18,40 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{self, http, protocol::WebSocketConfig};
 
 /// A connection of a device.
-pub type Link = WebSocketStream<TlsStream<TcpStream>>;
+pub(super) type Link = WebSocketStream<TlsStream<TcpStream>>;
 
 /// Longest time from the first packet to the end of the upgrade.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest message that is taken from the gateway, in bytes; announced in `hello`.
-pub const MAX_RX_BYTES: u32 = 4096;
+pub(super) const MAX_RX_BYTES: u32 = 4096;
 /// Read buffer of a link, in bytes.
 const READ_BUFFER_BYTES: usize = 1024;
 /// Most bytes that may wait in a link for the socket; what is sent at once stays far below.
 const MAX_WRITE_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// Connections from one address of the loopback, which has 28,000 ports by default.
-pub const CONNECTIONS_PER_SOURCE: u32 = 20_000;
+pub(super) const CONNECTIONS_PER_SOURCE: u32 = 20_000;
 /// Port of an address that names none.
 const DEFAULT_PORT: u16 = 443;
 
 /// Why a device did not connect, or lost its connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LinkError {
+pub(super) struct LinkError {
     /// One of a small set of words, for counting.
-    pub kind: &'static str,
+    pub(super) kind: &'static str,
     /// For a person.
-    pub sentence: String,
+    pub(super) sentence: String,
     /// The gateway's own wish.
-    pub retry_after: Option<Duration>,
+    pub(super) retry_after: Option<Duration>,
 }
 
 impl LinkError {
-    pub(crate) fn new(kind: &'static str, sentence: impl Into<String>) -> Self {
+    pub(super) fn new(kind: &'static str, sentence: impl Into<String>) -> Self {
         Self { kind, sentence: sentence.into(), retry_after: None }
     }
 }
 
 /// True for errors that repeat themselves until a person does something.
-pub fn is_permanent(kind: &str) -> bool {
+pub(super) fn is_permanent(kind: &str) -> bool {
     matches!(
         kind,
         "unknown_ca"
@@ -66,7 +66,7 @@ pub fn is_permanent(kind: &str) -> bool {
 }
 
 /// Where the gateway is, and what all links share.
-pub struct Connector {
+pub(super) struct Connector {
     url: String,
     host: String,
     ca: PathBuf,
@@ -84,7 +84,7 @@ impl Connector {
     ///
     /// # Errors
     /// The URL is not `wss://…`, its host is unknown, or the CA cannot be read.
-    pub async fn new(url: &str, ca: &Path, devices: u32, sources: Option<u32>) -> Result<Self> {
+    pub(super) async fn new(url: &str, ca: &Path, devices: u32, sources: Option<u32>) -> Result<Self> {
         let uri: http::Uri = url.parse().with_context(|| format!("{url:?} is not a URL"))?;
         ensure!(
             uri.scheme_str() == Some("wss"),
@@ -132,7 +132,7 @@ impl Connector {
     ///
     /// # Errors
     /// Any step failed, or all of them took too long.
-    pub async fn connect(&self, device: u32, token: &str) -> Result<Link, LinkError> {
+    pub(super) async fn connect(&self, device: u32, token: &str) -> Result<Link, LinkError> {
         tokio::time::timeout(CONNECT_TIMEOUT, self.connect_in_time(device, token))
             .await
             .unwrap_or_else(|_| {

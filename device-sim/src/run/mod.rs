@@ -19,6 +19,7 @@ mod tickets;
 pub use credentials::Credentials;
 pub use fleet::Mode;
 pub use report::{Latency, Outcome, Report, Settings};
+pub use tally::Errors;
 
 use crate::journal::{self, Ledger};
 use crate::plan::Plan;

@@ -18,7 +18,7 @@ struct Held {
 
 /// The gateway contradicts what the device knows; going on would lose or double data.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Conflict {
+pub(super) enum Conflict {
     /// An ack for what was never sent: the stream belongs to somebody else, too.
     NeverSent {
         /// What is acknowledged.
@@ -50,7 +50,7 @@ impl std::fmt::Display for Conflict {
 
 /// The bounded outbox of a device.
 #[derive(Debug)]
-pub struct Outbox {
+pub(super) struct Outbox {
     held: VecDeque<Held>,
     /// Sequence number of the first one held.
     first: u64,
@@ -66,7 +66,7 @@ pub struct Outbox {
 
 impl Outbox {
     /// An empty outbox for at most `capacity` batches, the first of them `start`.
-    pub fn new(start: u64, capacity: usize) -> Self {
+    pub(super) fn new(start: u64, capacity: usize) -> Self {
         Self {
             held: VecDeque::new(),
             first: start,
@@ -79,7 +79,7 @@ impl Outbox {
     }
 
     /// Keeps a batch and gives it the next sequence number; `None` if there is no room.
-    pub fn offer(&mut self, tick: u32) -> Option<u64> {
+    pub(super) fn offer(&mut self, tick: u32) -> Option<u64> {
         if self.held.len() >= self.capacity {
             return None;
         }
@@ -89,7 +89,7 @@ impl Outbox {
 
     /// The next batch to send and its place in the schedule; `None` while nothing waits or the
     /// window is full. One batch may always be under way, however small the window.
-    pub fn next_to_send(&self) -> Option<(u64, u32)> {
+    pub(super) fn next_to_send(&self) -> Option<(u64, u32)> {
         let in_flight = self.next - self.first;
         let room = in_flight == 0
             || (in_flight < u64::from(self.window.batches)
@@ -100,7 +100,7 @@ impl Outbox {
 
     /// The batch that `next_to_send` named was sent, in a message of so many bytes. True if it was
     /// sent for the first time.
-    pub fn sent(&mut self, bytes: u32) -> bool {
+    pub(super) fn sent(&mut self, bytes: u32) -> bool {
         let place = (self.next - self.first) as usize;
         if let Some(held) = self.held.get_mut(place) {
             held.bytes = bytes;
@@ -117,7 +117,7 @@ impl Outbox {
     ///
     /// # Errors
     /// The gateway has what was never sent.
-    pub fn welcome(&mut self, window: Window, logged: Option<u64>) -> Result<(), Conflict> {
+    pub(super) fn welcome(&mut self, window: Window, logged: Option<u64>) -> Result<(), Conflict> {
         let logged = logged.unwrap_or(0);
         if logged > self.sent {
             return Err(Conflict::NeverSent { acked: logged, sent: self.sent });
@@ -132,7 +132,7 @@ impl Outbox {
     ///
     /// # Errors
     /// The ack is for what was never sent.
-    pub fn acknowledged(
+    pub(super) fn acknowledged(
         &mut self,
         seq: u64,
         mut each: impl FnMut(u64, u32),
@@ -153,7 +153,7 @@ impl Outbox {
     }
 
     /// The gateway kept nothing of `seq`: it comes next, and all above it again.
-    pub fn put_off(&mut self, seq: u64) {
+    pub(super) fn put_off(&mut self, seq: u64) {
         if seq < self.next {
             self.seek(seq);
         }
@@ -163,7 +163,7 @@ impl Outbox {
     ///
     /// # Errors
     /// It names one that it had acknowledged, or one beyond what was sent.
-    pub fn expected(&mut self, seq: u64) -> Result<(), Conflict> {
+    pub(super) fn expected(&mut self, seq: u64) -> Result<(), Conflict> {
         if seq < self.first {
             return Err(Conflict::Forgotten { expected: seq });
         }
@@ -174,23 +174,13 @@ impl Outbox {
         Ok(())
     }
 
-    /// Batches that are not acknowledged.
-    pub fn len(&self) -> usize {
-        self.held.len()
-    }
-
     /// True if everything is acknowledged.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.held.is_empty()
     }
 
-    /// True if something was sent on this connection and waits for its ack.
-    pub fn awaits_ack(&self) -> bool {
-        self.next > self.first
-    }
-
     /// The sequence number that the next batch will get.
-    pub fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> u64 {
         self.first + self.held.len() as u64
     }
 
@@ -238,7 +228,7 @@ mod tests {
         assert_eq!(ack(&mut outbox, 2), [(1, 0), (2, 1)]);
         assert_eq!(send_all(&mut outbox), [4, 5]);
         assert_eq!(ack(&mut outbox, 5).len(), 3);
-        assert!(outbox.is_empty() && !outbox.awaits_ack());
+        assert!(outbox.is_empty());
     }
 
     #[test]
@@ -269,9 +259,7 @@ mod tests {
         outbox.welcome(WINDOW, Some(1)).unwrap();
         assert_eq!(send_all(&mut outbox), [2, 3, 4]);
         outbox.welcome(WINDOW, Some(3)).unwrap();
-        assert!(outbox.awaits_ack(), "2 and 3 are logged and not acknowledged");
-        assert_eq!(send_all(&mut outbox), [4]);
-        assert!(!outbox.sent.eq(&5));
+        assert_eq!(send_all(&mut outbox), [4], "2 and 3 are logged and not acknowledged");
         ack(&mut outbox, 4);
         assert_eq!(send_all(&mut outbox), [5]);
     }

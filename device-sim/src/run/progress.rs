@@ -13,7 +13,7 @@ const REDRAW: Duration = Duration::from_millis(250);
 const LINE: Duration = Duration::from_secs(5);
 
 /// Shows the run until it is dropped. Cancel safe.
-pub async fn show(fleet: Arc<Fleet>) {
+pub(super) async fn show(fleet: Arc<Fleet>) {
     let terminal = std::io::stderr().is_terminal();
     let bar = terminal.then(|| {
         let seconds = fleet.plan.duration_ns.div_ceil(1_000_000_000);

@@ -10,7 +10,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 /// Version of the report's layout.
-pub const SCHEMA: &str = "device-sim/run/1";
+const SCHEMA: &str = "device-sim/run/1";
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -27,7 +27,7 @@ pub enum Outcome {
 /// The report of a run; counts are readings unless the name says otherwise.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// [`SCHEMA`].
+    /// `device-sim/run/1`.
     pub schema: &'static str,
     /// Version of this tool.
     pub version: &'static str,
@@ -122,7 +122,7 @@ impl From<&Histogram<u64>> for Latency {
 
 impl Report {
     /// The report of what was counted.
-    pub fn new(tally: &Tally, settings: Settings, outcome: Outcome, took: Duration) -> Self {
+    pub(super) fn new(tally: &Tally, settings: Settings, outcome: Outcome, took: Duration) -> Self {
         let (scheduled, sent) = (tally.scheduled.get(), tally.sent.get());
         let (acked, refused) = (tally.acked.get(), tally.refused_total());
         let mut report = Self {

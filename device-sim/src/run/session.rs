@@ -10,7 +10,7 @@ use super::tally::lock;
 use crate::journal::RefusedBatch;
 use bytes::Bytes;
 use futures_util::{Sink, Stream};
-use proto::{GatewayMessage, Hello, Nack, Welcome, encode::encode_hello};
+use proto::{ErrorCode, GatewayMessage, Hello, Nack, Welcome, encode::encode_hello};
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -240,9 +240,15 @@ impl Session<'_> {
             }
             _ => return Ok(()),
         };
-        let message = GatewayMessage::decode(&bytes).map_err(|error| {
-            LinkError::new("bad_message", format!("the gateway sends what is no message: {error}"))
-        })?;
+        let message = match GatewayMessage::decode(&bytes) {
+            Ok(message) => message,
+            // Later versions of the protocol may send more.
+            Err(error) if error.code == ErrorCode::UnknownKind => return Ok(()),
+            Err(error) => {
+                let sentence = format!("the gateway sends what is no message: {error}");
+                return Err(LinkError::new("bad_message", sentence).into());
+            }
+        };
         match message {
             GatewayMessage::Welcome(welcome) => self.welcome(&welcome),
             GatewayMessage::Ack(ack) => Ok(self.acknowledged(ack.seq)?),

@@ -17,48 +17,48 @@ const SHARDS: usize = 4;
 
 /// A number that many tasks add to.
 #[derive(Debug, Default)]
-pub struct Count(AtomicU64);
+pub(super) struct Count(AtomicU64);
 
 impl Count {
     /// Adds.
-    pub fn add(&self, n: u64) {
+    pub(super) fn add(&self, n: u64) {
         self.0.fetch_add(n, Relaxed);
     }
 
     /// Takes away.
-    pub fn sub(&self, n: u64) {
+    pub(super) fn sub(&self, n: u64) {
         self.0.fetch_sub(n, Relaxed);
     }
 
     /// The number now.
-    pub fn get(&self) -> u64 {
+    pub(super) fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }
 
 /// Everything that a run counts.
 #[derive(Debug)]
-pub struct Tally {
+pub(super) struct Tally {
     /// Due by the schedule so far.
-    pub scheduled: Count,
+    pub(super) scheduled: Count,
     /// Sent at least once.
-    pub sent: Count,
+    pub(super) sent: Count,
     /// Sent again.
-    pub resent: Count,
+    pub(super) resent: Count,
     /// Acknowledged, without those refused.
-    pub acked: Count,
+    pub(super) acked: Count,
     /// Due, but the outbox was full: never sent.
-    pub shed: Count,
+    pub(super) shed: Count,
     /// Connections that are open now.
-    pub connected: Count,
+    pub(super) connected: Count,
     /// Connections that got as far as `welcome`.
-    pub welcomes: Count,
+    pub(super) welcomes: Count,
     /// Those of them that were not the first of their device.
-    pub reconnects: Count,
+    pub(super) reconnects: Count,
     /// Devices that are still at work.
-    pub devices: Count,
+    pub(super) devices: Count,
     /// Times that the gateway asked to send a batch again later.
-    pub retries: Count,
+    pub(super) retries: Count,
     refused: Mutex<BTreeMap<ErrorCode, u64>>,
     errors: Mutex<BTreeMap<&'static str, Errors>>,
     ack_latency: Latencies,
@@ -97,49 +97,49 @@ impl Default for Tally {
 
 impl Tally {
     /// Readings were refused for good.
-    pub fn refused(&self, code: ErrorCode, readings: u64) {
+    pub(super) fn refused(&self, code: ErrorCode, readings: u64) {
         *lock(&self.refused).entry(code).or_default() += readings;
     }
 
     /// Refused readings by code.
-    pub fn refused_by_code(&self) -> BTreeMap<&'static str, u64> {
+    pub(super) fn refused_by_code(&self) -> BTreeMap<&'static str, u64> {
         lock(&self.refused).iter().map(|(code, count)| (code.as_str(), *count)).collect()
     }
 
     /// Refused readings in all.
-    pub fn refused_total(&self) -> u64 {
+    pub(super) fn refused_total(&self) -> u64 {
         lock(&self.refused).values().sum()
     }
 
     /// Something went wrong with a connection.
-    pub fn error(&self, kind: &'static str, sentence: impl FnOnce() -> String) {
+    pub(super) fn error(&self, kind: &'static str, sentence: impl FnOnce() -> String) {
         let mut errors = lock(&self.errors);
         let known = errors.entry(kind);
         known.or_insert_with(|| Errors { count: 0, first: sentence() }).count += 1;
     }
 
     /// Errors by kind.
-    pub fn errors(&self) -> BTreeMap<&'static str, Errors> {
+    pub(super) fn errors(&self) -> BTreeMap<&'static str, Errors> {
         lock(&self.errors).clone()
     }
 
     /// A batch was acknowledged so long after the time at which it was due.
-    pub fn ack_latency(&self, device: u32, latency: Duration) {
+    pub(super) fn ack_latency(&self, device: u32, latency: Duration) {
         self.ack_latency.record(device, latency);
     }
 
     /// The simulator itself took up a batch so long after the time at which it was due.
-    pub fn schedule_lag(&self, device: u32, lag: Duration) {
+    pub(super) fn schedule_lag(&self, device: u32, lag: Duration) {
         self.schedule_lag.record(device, lag);
     }
 
     /// All ack latencies so far, in microseconds.
-    pub fn ack_latencies(&self) -> Histogram<u64> {
+    pub(super) fn ack_latencies(&self) -> Histogram<u64> {
         self.ack_latency.merged()
     }
 
     /// All lags of the schedule so far, in microseconds.
-    pub fn schedule_lags(&self) -> Histogram<u64> {
+    pub(super) fn schedule_lags(&self) -> Histogram<u64> {
         self.schedule_lag.merged()
     }
 }
@@ -173,7 +173,7 @@ fn histogram() -> Histogram<u64> {
 }
 
 /// A device that panicked leaves its numbers as they were.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 
 /// Tickets for one server name: that of the gateway.
-pub struct TicketPool {
+pub(super) struct TicketPool {
     limit: usize,
     inner: Mutex<Inner>,
 }
@@ -26,7 +26,7 @@ struct Inner {
 
 impl TicketPool {
     /// An empty pool for at most `limit` tickets.
-    pub fn new(limit: usize) -> Self {
+    pub(super) fn new(limit: usize) -> Self {
         Self { limit, inner: Mutex::default() }
     }
 }

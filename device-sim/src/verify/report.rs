@@ -8,12 +8,12 @@ use std::fmt::Write;
 use std::time::Duration;
 
 /// Version of the report's layout.
-pub const SCHEMA: &str = "device-sim/verify/1";
+const SCHEMA: &str = "device-sim/verify/1";
 
 /// The verdict. Counts are readings; null is what this store cannot show.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// [`SCHEMA`].
+    /// `device-sim/verify/1`.
     pub schema: &'static str,
     /// Version of this tool.
     pub version: &'static str,
