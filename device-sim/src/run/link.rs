@@ -84,7 +84,12 @@ impl Connector {
     ///
     /// # Errors
     /// The URL is not `wss://…`, its host is unknown, or the CA cannot be read.
-    pub(super) async fn new(url: &str, ca: &Path, devices: u32, sources: Option<u32>) -> Result<Self> {
+    pub(super) async fn new(
+        url: &str,
+        ca: &Path,
+        devices: u32,
+        sources: Option<u32>,
+    ) -> Result<Self> {
         let uri: http::Uri = url.parse().with_context(|| format!("{url:?} is not a URL"))?;
         ensure!(
             uri.scheme_str() == Some("wss"),

@@ -1,6 +1,8 @@
 //! A small gateway within the test: real TLS and WebSocket, the rules of order and dedupe, and
 //! whatever fault a test wants. It keeps what it admitted.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+
+pub mod store;
 
 use device_sim::plan::Plan;
 use device_sim::profile::Profile;
@@ -284,10 +286,9 @@ impl Talk {
         let answer = (self.state.script)(&self.device, seq, arrivals);
         if matches!(answer, Answer::Break | Answer::Retry(_) | Answer::Goodbye(_)) {
             return match answer {
-                Answer::Retry(after) => vec![say(Nack {
-                    retry_after_ms: Some(after),
-                    ..nack(seq, ErrorCode::LogFull)
-                })],
+                Answer::Retry(after) => {
+                    vec![say(Nack { retry_after_ms: Some(after), ..nack(seq, ErrorCode::LogFull) })]
+                }
                 Answer::Goodbye(after) => {
                     let goodbye = Goodbye {
                         code: ErrorCode::Restart,
