@@ -116,6 +116,47 @@ async fn a_full_outbox_is_reported_and_the_schedule_goes_on() {
     assert_eq!(gateway.kept()["sim-00000"].admitted * 5, report.sent);
 }
 
+/// A gateway that stands still for a second delays ten batches, not one: those that became due
+/// meanwhile waited too, although they were not sent. Only one ack in thirty was slow to come.
+#[tokio::test]
+async fn a_stall_shows_in_all_batches_that_were_due() {
+    let gateway = FakeGateway::start(|_, seq, _| match seq {
+        10 => Answer::Stall(1_000),
+        _ => Answer::Ack,
+    })
+    .await;
+    let report = play(gateway.options(plan(1, 3))).await.unwrap();
+    assert_whole(&gateway, &report);
+    let latency = report.ack_latency_ms;
+    assert!(latency.max.unwrap() >= 1_000.0, "{latency}");
+    assert!(latency.p90.unwrap() >= 600.0, "{latency}");
+    assert!(latency.p50.unwrap() < 600.0, "{latency}");
+    let lag = report.schedule_lag_ms;
+    assert!(lag.p99.unwrap() < 500.0, "the schedule itself goes on: {lag}");
+}
+
+#[tokio::test]
+async fn a_used_stream_is_named_and_what_it_owes_stays_due() {
+    let gateway = FakeGateway::start(|_, _, _| Answer::Ack).await;
+    let mut first = plan(2, 1);
+    first.stream = Some(5);
+    let report = play(gateway.options(first.clone())).await.unwrap();
+    assert_whole(&gateway, &report);
+    let last = gateway.kept()["sim-00000"].admitted;
+
+    let again = play(gateway.options(first.clone())).await.unwrap();
+    assert_eq!(again.outcome, Outcome::Failed);
+    let problem = again.problem.unwrap();
+    assert!(problem.contains("choose another --stream or a higher --start-seq"), "{problem}");
+
+    let mut next = gateway.options(first);
+    next.plan.devices = 1;
+    next.plan.start_seq = last + 1;
+    let report = play(next).await.unwrap();
+    assert_eq!((report.problem, report.acked), (None, report.scheduled));
+    assert_eq!(gateway.kept()["sim-00000"].admitted, last + report.acked / 5);
+}
+
 #[tokio::test]
 async fn columns_hold_the_same_readings() {
     let gateway = FakeGateway::start(|_, _, _| Answer::Ack).await;

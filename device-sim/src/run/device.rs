@@ -22,79 +22,81 @@ pub(super) struct Device {
     tick: u32,
     /// Number of batches in the schedule; less after an early end.
     ticks: u32,
-    token: Box<str>,
     pub(super) welcomed_before: bool,
     pub(super) backoff: Backoff,
 }
 
 /// Runs a device to its end.
 pub(super) async fn run(fleet: Arc<Fleet>, index: u32) {
-    fleet.tally.devices.add(1);
-    let tally = Arc::clone(&fleet);
-    live(fleet, index).await;
-    tally.tally.devices.sub(1);
-}
-
-async fn live(fleet: Arc<Fleet>, index: u32) {
     let connect_at = fleet.start + Duration::from_nanos(fleet.plan.connect_ns(index));
     tokio::select! {
         () = sleep_until(connect_at) => {}
         () = fleet.stop.cancelled() => return,
     }
-    let token = match fleet.credentials.token(&fleet.plan.device_id(index)) {
-        Ok(token) => token,
-        Err(error) => {
-            fleet.tally.error("no_token", || format!("{error:#}"));
-            return;
-        }
-    };
     let plan = &fleet.plan;
+    let token = fleet.credentials.token(&plan.device_id(index));
     let mut device = Device {
         sender: Sender { index, tags: plan.profile.tags(plan.seed, index) },
         outbox: Outbox::new(plan.start_seq, fleet.outbox),
         tick: 0,
         ticks: plan.ticks(index),
-        token,
         welcomed_before: false,
         backoff: Backoff::default(),
         fleet,
     };
-    device.work().await;
+    let given_up = match token {
+        Ok(token) => device.work(&token).await,
+        Err(error) => Some(("no_token", format!("{error:#}"))),
+    };
+    if let Some((kind, sentence)) = given_up {
+        device.fleet.tally.error(kind, || sentence);
+        device.idle().await;
+    }
 }
 
 impl Device {
-    async fn work(&mut self) {
+    /// Connects, talks, waits, until all is done; or says why it cannot go on.
+    async fn work(&mut self, token: &str) -> Option<(&'static str, String)> {
         while !self.finished() && !self.fleet.abort.is_cancelled() {
-            let wait = match self.connect().await {
+            let wait = match self.connect(token).await {
                 Some(Ok(link)) => {
                     self.fleet.tally.connected.add(1);
                     let ended = session::run(self, link).await;
                     self.fleet.tally.connected.sub(1);
                     match ended {
-                        Ended::Finished => break,
+                        Ended::Finished => return None,
                         Ended::Lost(error) => self.failed(error),
-                        Ended::Hopeless(sentence) => {
-                            self.fleet.tally.error("conflict", || sentence);
-                            break;
-                        }
+                        Ended::Hopeless(sentence) => return Some(("conflict", sentence)),
                     }
                 }
                 Some(Err(error)) => self.failed(error),
-                None => break,
+                None => return None,
             };
             let again = Instant::now() + wait;
             if self.meanwhile(sleep_until(again)).await.is_none() {
                 break;
             }
         }
+        None
     }
 
     /// Connects; `None` if the run is over. The future is boxed because it is large and short-lived.
-    async fn connect(&mut self) -> Option<Result<Link, LinkError>> {
+    async fn connect(&mut self, token: &str) -> Option<Result<Link, LinkError>> {
         let fleet = Arc::clone(&self.fleet);
-        let token = self.token.clone();
         let index = self.sender.index;
-        self.meanwhile(Box::pin(async move { fleet.connector.connect(index, &token).await })).await
+        self.meanwhile(Box::pin(async move { fleet.connector.connect(index, token).await })).await
+    }
+
+    /// Takes up the rest of the schedule without a gateway: what this device owes stays due, the
+    /// report must not look better without it.
+    async fn idle(&mut self) {
+        while let Some(next) = self.next_due() {
+            tokio::select! {
+                () = self.fleet.abort.cancelled() => return,
+                () = self.fleet.stop.cancelled() => self.end_schedule(Instant::now()),
+                () = sleep_until(next) => self.take_due(Instant::now()),
+            }
+        }
     }
 
     fn failed(&mut self, error: LinkError) -> Duration {

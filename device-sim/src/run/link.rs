@@ -54,7 +54,9 @@ impl LinkError {
 pub(super) fn is_permanent(kind: &str) -> bool {
     matches!(
         kind,
-        "unknown_ca"
+        "no_token"
+            | "conflict"
+            | "unknown_ca"
             | "wrong_name"
             | "bad_certificate"
             | "bad_request"

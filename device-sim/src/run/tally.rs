@@ -55,8 +55,6 @@ pub(super) struct Tally {
     pub(super) welcomes: Count,
     /// Those of them that were not the first of their device.
     pub(super) reconnects: Count,
-    /// Devices that are still at work.
-    pub(super) devices: Count,
     /// Times that the gateway asked to send a batch again later.
     pub(super) retries: Count,
     refused: Mutex<BTreeMap<ErrorCode, u64>>,
@@ -85,7 +83,6 @@ impl Default for Tally {
             connected: Count::default(),
             welcomes: Count::default(),
             reconnects: Count::default(),
-            devices: Count::default(),
             retries: Count::default(),
             refused: Mutex::default(),
             errors: Mutex::default(),

@@ -25,6 +25,8 @@ use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
 pub enum Answer {
     /// Keep it and acknowledge it.
     Ack,
+    /// Keep it, stand still for so many milliseconds, acknowledge it.
+    Stall(u32),
     /// Keep it and break the connection without a word.
     KeepAndBreak,
     /// Break the connection, keep nothing.
@@ -207,6 +209,7 @@ async fn serve(stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream>, s
                     let frame = CloseFrame { code: 1012.into(), reason: "restart".into() };
                     let _ = link.close(Some(frame)).await;
                 }
+                Out::Wait(ms) => tokio::time::sleep(Duration::from_millis(ms.into())).await,
                 Out::Break => return,
             }
         }
@@ -215,6 +218,7 @@ async fn serve(stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream>, s
 
 enum Out {
     Say(GatewayMessage),
+    Wait(u32),
     Close,
     Break,
 }
@@ -320,7 +324,11 @@ impl Talk {
             }
             answer => {
                 kept.bodies.push((seq, body.to_vec(), None));
-                if answer == Answer::KeepAndBreak { vec![Out::Break] } else { vec![ack(seq)] }
+                match answer {
+                    Answer::KeepAndBreak => vec![Out::Break],
+                    Answer::Stall(ms) => vec![Out::Wait(ms), ack(seq)],
+                    _ => vec![ack(seq)],
+                }
             }
         }
     }
