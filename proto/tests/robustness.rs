@@ -183,6 +183,15 @@ fn a_refused_reading_does_not_grow_the_buffers() {
 }
 
 #[test]
+fn a_claim_beyond_the_bytes_is_refused_at_its_head() {
+    for claim in [&b"\xdd\xff\xff\xff\xff\x01"[..], b"\xdf\xff\xff\xff\xff\xa1t\x01", b"\x92\x01"] {
+        let error = device_meaning(&[b"\x81\xa5hello\x81\xa1x", claim].concat()).unwrap_err();
+        assert_eq!(error.code, ErrorCode::Malformed);
+        assert!(error.detail.contains("claims more elements"), "{error}");
+    }
+}
+
+#[test]
 fn an_error_says_what_and_where() {
     let error = device_meaning(b"\x81\xa5batch\x81\xa3seq\x00").unwrap_err();
     assert_eq!(
