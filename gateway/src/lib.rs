@@ -35,7 +35,10 @@ use metrics::{IngestMetrics, Registry, ServerMetrics};
 use shutdown::{Sequence, Tasks};
 use std::{
     io::Write,
-    sync::{Arc, atomic::{AtomicU64, Ordering}},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -212,7 +215,9 @@ async fn retain(
         let any_checkpoint = Some(record::Position(u64::MAX));
         let from =
             log::retention::low_water(cursors.now(), any_checkpoint, &segments, &keep, now_ns);
-        if from > segments[0].last && committer.requests.send(Request::Retain { from }).await.is_err() {
+        if from > segments[0].last
+            && committer.requests.send(Request::Retain { from }).await.is_err()
+        {
             return;
         }
     }

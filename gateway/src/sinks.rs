@@ -125,7 +125,8 @@ impl Sinks {
         log: &log::Shared,
         tasks: &mut Tasks,
     ) -> watch::Receiver<Position> {
-        let required = self.forwarders.iter().zip(&self.required).filter(|(_, required)| **required);
+        let required =
+            self.forwarders.iter().zip(&self.required).filter(|(_, required)| **required);
         let mut cursors: Vec<_> =
             required.map(|((_, handle), _)| handle.committed.clone()).collect();
         match (mode, cursors.len()) {
@@ -169,7 +170,10 @@ impl Sinks {
                     () = watch_status(handle.status, &readiness, required) => Ended::Pending,
                 };
                 if ended == Ended::Pending {
-                    tracing::info!(sink = name, "the rest follows from the log after the next start");
+                    tracing::info!(
+                        sink = name,
+                        "the rest follows from the log after the next start"
+                    );
                 }
                 Ok(())
             });
@@ -179,11 +183,7 @@ impl Sinks {
 }
 
 /// Never ends.
-async fn watch_status(
-    mut status: watch::Receiver<Status>,
-    readiness: &Readiness,
-    required: bool,
-) {
+async fn watch_status(mut status: watch::Receiver<Status>, readiness: &Readiness, required: bool) {
     loop {
         let parked = matches!(*status.borrow_and_update(), Status::Parked { .. });
         if parked && required {

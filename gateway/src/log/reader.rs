@@ -44,6 +44,11 @@ impl Reader {
         self.wanted
     }
 
+    /// Goes on with the record at `position`.
+    pub fn seek(&mut self, position: Position) {
+        *self = Self::new(Arc::clone(&self.shared), position);
+    }
+
     /// The next record; `None` if there is none yet that is durable.
     ///
     /// # Errors
