@@ -83,7 +83,7 @@ impl Device {
         None
     }
 
-    /// Connects; `None` if the run is over. The future is boxed because it is large and short-lived.
+    /// Connects; `None` if the run is over. Boxed because the future is large and short-lived.
     async fn connect(&mut self, token: &str) -> Option<Result<Link, LinkError>> {
         let fleet = Arc::clone(&self.fleet);
         let index = self.sender.index;
