@@ -125,9 +125,9 @@ impl Connection {
         let metrics = self.shared.context.metrics.clone();
         metrics.connections.increment(1.0);
         let Err(end) = self.serve().await;
-        // No more submissions from here on: a newer connection may go ahead.
-        self.member.stop();
         self.forget().await;
+        // No more requests from here on: a newer connection may go ahead.
+        self.member.leave();
         match end {
             End::Close(close) => {
                 tracing::debug!(
