@@ -2,7 +2,7 @@
 //! time, and decides nothing.
 
 use super::{
-    Shared, closing,
+    Context, Shared, closing,
     frames::Excess,
     registry::{Eviction, Membership},
     tls::TlsStream,
@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::mpsc,
+    sync::mpsc::{self, error::TrySendError},
     time::{Sleep, sleep_until},
 };
 use tokio_tungstenite::{
@@ -125,7 +125,7 @@ impl Connection {
         let metrics = self.shared.context.metrics.clone();
         metrics.connections.increment(1.0);
         let Err(end) = self.serve().await;
-        self.forget().await;
+        Box::pin(self.forget()).await;
         // No more requests from here on: a newer connection may go ahead.
         self.member.leave();
         match end {
@@ -191,8 +191,13 @@ impl Connection {
     async fn carry_out(&mut self) -> Result<(), End> {
         while let Some(action) = self.session.next_action() {
             match action {
-                Action::OpenStream(stream) => self.open(stream).await?,
-                Action::Submit { may_skip, body } => self.submit(may_skip, body).await?,
+                // What has to wait lives in a future of its own, so that the task stays small.
+                Action::OpenStream(stream) => Box::pin(self.open(stream)).await,
+                Action::Submit { may_skip, body } => {
+                    if let Err(waiting) = self.submit(may_skip, body) {
+                        Box::pin(self.submit_when_there_is_room(waiting)).await;
+                    }
+                }
                 Action::Send(message) => self.send(&message)?,
                 Action::Ack { ack, received_us } => {
                     if let Some(received_us) = received_us {
@@ -210,7 +215,7 @@ impl Connection {
         Ok(())
     }
 
-    async fn open(&mut self, stream: Option<u64>) -> Result<(), End> {
+    async fn open(&mut self, stream: Option<u64>) {
         let agreed = self.session.agreed();
         if let Some(stream) = stream {
             self.context.stream = StreamId::Named(stream);
@@ -220,16 +225,17 @@ impl Connection {
         // An eviction ends the wait, too: the one that comes next waits for all of us.
         tokio::select! {
             () = self.member.predecessors_stopped() => {}
-            _ = self.member.evicted() => return Ok(()),
+            _ = self.member.evicted() => return,
         }
         self.opened = true;
-        self.request(Request::Open { stream: self.stream_key(), reply: self.reply.clone() }).await
+        self.request(Request::Open { stream: self.stream_key(), reply: self.reply.clone() }).await;
     }
 
-    async fn submit(&mut self, may_skip: bool, checked: Checked) -> Result<(), End> {
-        let bytes = u32::try_from(checked.header.len() + checked.payload.len()).unwrap_or(u32::MAX);
-        let budget = self.shared.context.budget.clone().acquire_many_owned(bytes).await;
-        self.request(Request::Submit(Submission {
+    /// Submits at once if there is room; otherwise says what has to wait for room.
+    fn submit(&self, may_skip: bool, checked: Checked) -> Result<(), Box<Submission>> {
+        let Context { requests, budget, .. } = &self.shared.context;
+        let share = budget.clone().try_acquire_many_owned(weight(&checked));
+        let mut submission = Submission {
             stream: self.stream_key(),
             seq: checked.seq,
             may_skip,
@@ -240,16 +246,36 @@ impl Connection {
             refused: checked.refused,
             refused_whole: checked.refused_whole.map(|(code, _)| code),
             reply: self.reply.clone(),
-            budget: budget.ok(),
-        }))
-        .await
+            budget: share.ok(),
+        };
+        if submission.budget.is_some() {
+            match requests.try_send(Request::Submit(submission)) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Full(Request::Submit(back))) => submission = back,
+                // The closed channel is reported by the slow way.
+                Err(TrySendError::Closed(Request::Submit(back))) => submission = back,
+                Err(_) => unreachable!("what was sent comes back"),
+            }
+        }
+        Err(Box::new(submission))
     }
 
-    async fn request(&mut self, request: Request) -> Result<(), End> {
+    /// Submits when there is room. Nothing else happens on this connection until then: that is the
+    /// backpressure.
+    async fn submit_when_there_is_room(&mut self, mut submission: Box<Submission>) {
+        if submission.budget.is_none() {
+            let bytes = submission.header.len() + submission.payload.len();
+            let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+            let budget = self.shared.context.budget.clone();
+            submission.budget = budget.acquire_many_owned(bytes).await.ok();
+        }
+        self.request(Request::Submit(*submission)).await;
+    }
+
+    async fn request(&mut self, request: Request) {
         if self.shared.context.requests.send(request).await.is_err() {
             self.session.on_outcome(now(&self.shared), Outcome::Failed { seq: 0 });
         }
-        Ok(())
     }
 
     /// A private stream ends with its connection.
@@ -494,6 +520,30 @@ fn web_socket(stream: Watched, early: Bytes, shared: &Shared) -> WebSocketStream
     }
 }
 
+/// What a batch takes of the memory for batches on their way.
+fn weight(checked: &Checked) -> u32 {
+    u32::try_from(checked.header.len() + checked.payload.len()).unwrap_or(u32::MAX)
+}
+
 fn now(shared: &Shared) -> Now {
     Now { us: shared.clock.now_us(), unix_ms: shared.wall.unix_ms() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::listener, *};
+    use std::net::SocketAddr;
+    use tokio::net::TcpStream;
+
+    fn future_bytes<F: Future>(_: fn(Arc<Shared>, TcpStream, SocketAddr) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_device_costs_little() {
+        // The rest is TLS (about 8 KiB), the read buffer and the channel for outcomes.
+        assert!(size_of::<Connection>() <= 2304, "{}", size_of::<Connection>());
+        let task = future_bytes(listener::serve);
+        assert!(task <= 1024, "{task}");
+    }
 }

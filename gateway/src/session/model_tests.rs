@@ -66,8 +66,8 @@ fn facts(seq: u64) -> Facts {
     Facts {
         seq,
         bytes: 100,
-        refused: if seq % 3 == 0 { [refusal].into() } else { [].into() },
-        refused_whole: (seq % 7 == 0).then(|| (ErrorCode::EmptyBatch, String::new())),
+        refused: if seq.is_multiple_of(3) { [refusal].into() } else { [].into() },
+        refused_whole: seq.is_multiple_of(7).then(|| (ErrorCode::EmptyBatch, String::new())),
         ..Facts::default()
     }
 }
