@@ -1,21 +1,24 @@
 //! The task of one connection: the shell around a session. It reads, submits, sends, keeps the
 //! time, and decides nothing.
 
+mod socket;
+mod submit;
+
 use super::{
-    Context, Shared, closing,
-    frames::Excess,
+    Shared, closing,
     registry::{Eviction, Membership},
     tls::TlsStream,
     watched::Watched,
 };
 use crate::{
     auth::Verified,
-    ingest::{self, Checked, ConnectionContext, Outcome, Request, StreamId, StreamKey, Submission},
+    ingest::{self, Checked, ConnectionContext, Outcome, StreamId},
     session::{Action, Close, CloseCode, Facts, Now, Peer, Session},
 };
 use bytes::Bytes;
 use futures_util::{Sink, Stream};
 use proto::{DeviceMessage, ErrorCode, GatewayMessage};
+use socket::{offence, web_socket};
 use std::{
     convert::Infallible,
     future::poll_fn,
@@ -25,24 +28,14 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::mpsc::{self, error::TrySendError},
+    sync::mpsc,
     time::{Sleep, sleep_until},
 };
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{
-        Error as WsError, Message,
-        error::{CapacityError, ProtocolError},
-        protocol::{Role, WebSocketConfig},
-    },
+    tungstenite::{Error as WsError, Message},
 };
 
-/// Read at once from the TLS stream; allocated for as long as the connection lives.
-const READ_BUFFER_BYTES: usize = 1024;
-/// Written at once to the TLS stream.
-const WRITE_BUFFER_BYTES: usize = 8 * 1024;
-/// Most that waits for a device to read it; then it is closed.
-const MAX_WRITE_BUFFER_BYTES: usize = 256 * 1024;
 /// Outcomes that are handled before an ack goes out.
 const MAX_OUTCOMES_AT_ONCE: usize = 256;
 
@@ -215,80 +208,6 @@ impl Connection {
         Ok(())
     }
 
-    async fn open(&mut self, stream: Option<u64>) {
-        let agreed = self.session.agreed();
-        if let Some(stream) = stream {
-            self.context.stream = StreamId::Named(stream);
-        }
-        self.context.time_unit = agreed.time_unit;
-        self.context.measurement.clone_from(&agreed.measurement);
-        // An eviction ends the wait, too: the one that comes next waits for all of us.
-        tokio::select! {
-            () = self.member.predecessors_stopped() => {}
-            _ = self.member.evicted() => return,
-        }
-        self.opened = true;
-        self.request(Request::Open { stream: self.stream_key(), reply: self.reply.clone() }).await;
-    }
-
-    /// Submits at once if there is room; otherwise says what has to wait for room.
-    fn submit(&self, may_skip: bool, checked: Checked) -> Result<(), Box<Submission>> {
-        let Context { requests, budget, .. } = &self.shared.context;
-        let share = budget.clone().try_acquire_many_owned(weight(&checked));
-        let mut submission = Submission {
-            stream: self.stream_key(),
-            seq: checked.seq,
-            may_skip,
-            payload_hash: checked.payload_hash,
-            header: checked.header,
-            payload: checked.payload,
-            accepted: checked.accepted,
-            refused: checked.refused,
-            refused_whole: checked.refused_whole.map(|(code, _)| code),
-            reply: self.reply.clone(),
-            budget: share.ok(),
-        };
-        if submission.budget.is_some() {
-            match requests.try_send(Request::Submit(submission)) {
-                Ok(()) => return Ok(()),
-                Err(TrySendError::Full(Request::Submit(back))) => submission = back,
-                // The closed channel is reported by the slow way.
-                Err(TrySendError::Closed(Request::Submit(back))) => submission = back,
-                Err(_) => unreachable!("what was sent comes back"),
-            }
-        }
-        Err(Box::new(submission))
-    }
-
-    /// Submits when there is room. Nothing else happens on this connection until then: that is the
-    /// backpressure.
-    async fn submit_when_there_is_room(&mut self, mut submission: Box<Submission>) {
-        if submission.budget.is_none() {
-            let bytes = submission.header.len() + submission.payload.len();
-            let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-            let budget = self.shared.context.budget.clone();
-            submission.budget = budget.acquire_many_owned(bytes).await.ok();
-        }
-        self.request(Request::Submit(*submission)).await;
-    }
-
-    async fn request(&mut self, request: Request) {
-        if self.shared.context.requests.send(request).await.is_err() {
-            self.session.on_outcome(now(&self.shared), Outcome::Failed { seq: 0 });
-        }
-    }
-
-    /// A private stream ends with its connection.
-    async fn forget(&self) {
-        if self.opened && matches!(self.context.stream, StreamId::Private(_)) {
-            let _ = self.shared.context.requests.send(Request::Forget(self.stream_key())).await;
-        }
-    }
-
-    fn stream_key(&self) -> StreamKey {
-        StreamKey { identity: self.context.identity.clone(), stream: self.context.stream }
-    }
-
     fn on_frame(&mut self, frame: Option<Result<Message, WsError>>) -> Result<(), End> {
         let metrics = &self.shared.context.metrics;
         metrics.received_bytes.increment(self.socket.get_mut().take_received_bytes());
@@ -306,7 +225,7 @@ impl Connection {
             Some(Ok(Message::Ping(_))) => self.unsent(),
             Some(Ok(Message::Pong(_) | Message::Frame(_))) => {}
             Some(Ok(Message::Close(_))) => return Err(End::ByDevice),
-            Some(Err(error)) => match self.offence(&error) {
+            Some(Err(error)) => match offence(&error, self.socket.get_ref().excess()) {
                 Some(close) => self.session.close(close),
                 None => return Err(End::Gone),
             },
@@ -451,35 +370,6 @@ impl Connection {
     fn unsent(&mut self) {
         self.unsent_since_us.get_or_insert_with(|| self.shared.clock.now_us());
     }
-
-    /// How to close after a read has failed; `None` if the device has gone.
-    fn offence(&self, error: &WsError) -> Option<Close> {
-        let (close, code, reason) = match error {
-            WsError::Io(_) => {
-                let reason = match self.socket.get_ref().excess()? {
-                    Excess::ControlFrames => "too many control frames",
-                    Excess::Fragments => "a message in too many pieces",
-                };
-                (CloseCode::Policy, ErrorCode::Flood, reason.to_owned())
-            }
-            WsError::Capacity(CapacityError::MessageTooLong { size, max_size }) => {
-                let reason = format!("{size} bytes, the limit is {max_size}");
-                (CloseCode::TooLarge, ErrorCode::TooLarge, reason)
-            }
-            WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake)
-            | WsError::ConnectionClosed
-            | WsError::AlreadyClosed => return None,
-            WsError::Protocol(error) => {
-                (CloseCode::Protocol, ErrorCode::ProtocolError, error.to_string())
-            }
-            // Text that is not UTF-8 is text first of all.
-            WsError::Utf8(_) => {
-                (CloseCode::Unsupported, ErrorCode::TextMessage, "messages are binary".to_owned())
-            }
-            _ => return None,
-        };
-        Some(Close { close, code, reason })
-    }
 }
 
 /// The next thing that happens on the socket or comes from the committer. Cancel safe.
@@ -501,28 +391,6 @@ fn poll_socket(
         return Pin::new(socket).poll_next(cx).map(Event::Frame);
     }
     Poll::Pending
-}
-
-fn web_socket(stream: Watched, early: Bytes, shared: &Shared) -> WebSocketStream<Watched> {
-    let message_bytes = shared.settings.limits.message_bytes as usize;
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(WRITE_BUFFER_BYTES)
-        .max_write_buffer_size(MAX_WRITE_BUFFER_BYTES)
-        .max_message_size(Some(message_bytes))
-        .max_frame_size(Some(message_bytes));
-    // The constructor is asynchronous in name only.
-    let made =
-        WebSocketStream::from_partially_read(stream, early.into(), Role::Server, Some(config));
-    match futures_util::FutureExt::now_or_never(made) {
-        Some(socket) => socket,
-        None => unreachable!("a WebSocket without a handshake is made at once"),
-    }
-}
-
-/// What a batch takes of the memory for batches on their way.
-fn weight(checked: &Checked) -> u32 {
-    u32::try_from(checked.header.len() + checked.payload.len()).unwrap_or(u32::MAX)
 }
 
 fn now(shared: &Shared) -> Now {

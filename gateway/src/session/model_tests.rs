@@ -3,7 +3,12 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::record::{Identity, Refusal};
 use proptest::prelude::*;
+use proto::{
+    Limits,
+    message::{AckMode, Window},
+};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 const WINDOW: u32 = 5;

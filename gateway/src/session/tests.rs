@@ -1,6 +1,11 @@
 //! The rules of the session, one by one.
 
 use super::*;
+use crate::record::{Identity, Refusal};
+use proto::{
+    Limits,
+    message::{AckMode, Window},
+};
 
 const NOW: Now = Now { us: 1_000_000, unix_ms: 1_000 };
 const SECOND: u64 = 1_000_000;
