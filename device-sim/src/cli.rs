@@ -77,7 +77,7 @@ struct RunArgs {
     #[arg(long, default_value_t = 1)]
     start_seq: u64,
     /// Batches that a device keeps while they are not acknowledged.
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, default_value_t = 256, value_parser = outbox)]
     outbox: u32,
     /// Longest wait for acknowledgements after the last batch was due.
     #[arg(long, default_value = "30s", value_parser = duration)]
@@ -113,6 +113,11 @@ struct VerifyArgs {
     /// Longest wait for the store to catch up.
     #[arg(long, default_value = "30s", value_parser = duration)]
     settle: Duration,
+}
+
+fn outbox(text: &str) -> Result<u32, String> {
+    let batches = text.parse().ok().filter(|batches| (1..=1_000_000).contains(batches));
+    batches.ok_or_else(|| "must be 1 to 1000000".to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, humantime::DurationError> {

@@ -22,6 +22,8 @@ pub(super) struct Device {
     tick: u32,
     /// Number of batches in the schedule; less after an early end.
     ticks: u32,
+    /// End of the run.
+    pub(super) leave_at: Instant,
     pub(super) welcomed_before: bool,
     pub(super) backoff: Backoff,
 }
@@ -40,6 +42,7 @@ pub(super) async fn run(fleet: Arc<Fleet>, index: u32) {
         outbox: Outbox::new(plan.start_seq, fleet.outbox),
         tick: 0,
         ticks: plan.ticks(index),
+        leave_at: fleet.start + Duration::from_nanos(plan.duration_ns),
         welcomed_before: false,
         backoff: Backoff::default(),
         fleet,
@@ -80,7 +83,7 @@ impl Device {
         None
     }
 
-    /// Connects; `None` if the run is over. The future is boxed because it is large and short-lived.
+    /// Connects; `None` if the run is over. Boxed because the future is large and short-lived.
     async fn connect(&mut self, token: &str) -> Option<Result<Link, LinkError>> {
         let fleet = Arc::clone(&self.fleet);
         let index = self.sender.index;
@@ -154,11 +157,12 @@ impl Device {
     pub(super) fn end_schedule(&mut self, now: Instant) {
         self.take_due(now);
         self.ticks = self.tick;
+        self.leave_at = now;
     }
 
-    /// True if the schedule goes on.
-    pub(super) fn scheduling(&self) -> bool {
-        self.tick < self.ticks
+    /// True until the run is over or ends early; a device stays connected as long.
+    pub(super) fn staying(&self, now: Instant) -> bool {
+        now < self.leave_at
     }
 
     /// True if everything was sent and acknowledged.

@@ -115,7 +115,7 @@ impl Session<'_> {
             } else if now >= started + WELCOME_TIMEOUT {
                 return Err(LinkError::new("no_welcome", "the gateway sends no welcome").into());
             }
-            if self.device.finished() {
+            if self.device.finished() && !self.device.staying(now) {
                 self.close().await;
                 return Ok(Ended::Finished);
             }
@@ -145,6 +145,9 @@ impl Session<'_> {
         if !self.welcomed {
             wake = wake.min(started + WELCOME_TIMEOUT);
         }
+        if self.device.finished() {
+            wake = wake.min(self.device.leave_at);
+        }
         [self.device.next_due(), self.pause].into_iter().flatten().fold(wake, Instant::min)
     }
 
@@ -168,7 +171,7 @@ impl Session<'_> {
         tokio::select! {
             biased;
             () = device.fleet.abort.cancelled() => Event::Abort,
-            () = device.fleet.stop.cancelled(), if device.scheduling() => Event::Stop,
+            () = device.fleet.stop.cancelled(), if device.staying(Instant::now()) => Event::Stop,
             event = link => event,
             () = &mut timer => Event::Timer,
         }

@@ -1,7 +1,8 @@
 //! The gateway's embedded store: a SQLite file, read while the gateway writes.
 //!
-//! Reads what people read, the view `readings`; besides it the table `bucket`, since points are
-//! kept by stretches of time, and the ledger in `cursor`.
+//! Reads the tables behind the view `readings`, in the order in which they are clustered: a device
+//! has few series, and within a bucket of time each of them is one seek. The view leaves that order
+//! to the planner, which may walk a whole bucket for each device. The ledger is in `cursor`.
 
 use super::store::{Row, Store, Stored};
 use anyhow::{Context, Result, bail};
@@ -39,7 +40,7 @@ impl SqliteStore {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags).with_context(unreadable)?;
         connection.busy_timeout(BUSY_TIMEOUT).with_context(unreadable)?;
-        for needed in ["readings", "bucket", "series", "cursor"] {
+        for needed in ["point", "bucket", "series", "cursor"] {
             let found: i64 = connection
                 .query_row("SELECT count(*) FROM sqlite_schema WHERE name = ?1", [needed], |row| {
                     row.get(0)
@@ -68,8 +69,10 @@ impl SqliteStore {
     fn rows_of(&self, device: &str, each: &mut dyn FnMut(Row<'_>)) -> Result<(), rusqlite::Error> {
         // Buckets do not overlap: bucket after bucket, each sorted, is in the order of time.
         let mut statement = self.connection.prepare_cached(
-            "SELECT time_ns, measurement, tags, field, kind, value FROM readings
-             WHERE device = ?1 AND bucket_s = ?2 AND time_ns BETWEEN ?3 AND ?4 ORDER BY time_ns",
+            "SELECT p.bucket * 1000000000 + p.at AS time_ns, s.measurement, s.tags, s.field, s.kind,
+                    CASE s.kind WHEN 'float' THEN CAST(p.value AS REAL) ELSE p.value END
+             FROM series s CROSS JOIN point p ON p.bucket = ?2 AND p.series = s.id
+             WHERE s.device = ?1 AND time_ns BETWEEN ?3 AND ?4 ORDER BY time_ns",
         )?;
         for bucket in &self.buckets {
             let mut rows = statement.query(params![device, bucket, self.from_ns, self.to_ns])?;

@@ -13,7 +13,7 @@ pub const MAX_TOKEN_BYTES: usize = 4096;
 /// How far the clocks of issuer and gateway may differ, in seconds.
 pub const LEEWAY_S: i64 = 30;
 /// Latest expiry, in seconds since the Unix epoch: exact in every language's number type.
-pub(super) const MAX_EXPIRY_UNIX_S: u64 = (1 << 53) - 1;
+const MAX_EXPIRY_UNIX_S: u64 = (1 << 53) - 1;
 
 /// A key that vouches for the devices of a realm.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -180,3 +180,7 @@ fn signed_by<'a>(root: &'a Root, token: &str) -> Option<(&'a Root, Result<Claims
         },
     }
 }
+
+#[cfg(test)]
+#[path = "token_tests.rs"]
+mod tests;

@@ -22,6 +22,7 @@ mod aside;
 mod error;
 mod files;
 mod format;
+mod found;
 mod reader;
 mod recovery;
 pub mod retention;

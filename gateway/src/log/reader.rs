@@ -80,6 +80,14 @@ impl Reader {
         }
     }
 
+    /// Takes what cannot be read in the current segment for damaged, so that the reader can go on
+    /// behind it. For when [`ReadError::Io`] does not go away.
+    pub fn pass_unreadable(&mut self) {
+        if let Some(place) = &mut self.at {
+            place.scanner.pass_unreadable();
+        }
+    }
+
     /// One step in the segment where the wanted position is, the last position of that segment,
     /// and whether another one follows.
     fn step(&mut self) -> Result<Option<(Position, bool, Step)>, ReadError> {

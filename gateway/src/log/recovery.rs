@@ -7,14 +7,12 @@
 //! corruption of acknowledged data: everything else is kept, and nothing is ever cut.
 
 use super::{
-    Check, LogError, Options,
-    aside::{self, Stretch},
+    Check, LogError, Options, aside,
     files::{File, Files, Open, read_full_at, write_all_at},
-    format::{
-        self, FRAME_OVERHEAD_BYTES, FrameHeader, FrameKind, Head, SEGMENT_HEADER_BYTES, Salt,
-    },
-    segment::{self, Extent, Segment, before},
-    state::{self, State, StateFile},
+    format::{self, FRAME_OVERHEAD_BYTES, FrameHeader, FrameKind, SEGMENT_HEADER_BYTES, Salt},
+    found::{Found, find, finish_deletions, identify},
+    segment::{Extent, Segment, before},
+    state::{self, StateFile},
     survey::Survey,
 };
 use crate::record::Position;
@@ -98,32 +96,6 @@ pub(super) struct Active {
     pub(super) sealed: bool,
 }
 
-/// A segment as it was found.
-struct Found {
-    base: Position,
-    path: PathBuf,
-    head: Head,
-    file: Arc<dyn File>,
-    bytes: u64,
-}
-
-impl Found {
-    fn created_at_ns(&self) -> i64 {
-        match self.head {
-            Head::Valid { created_at_ns, .. } => created_at_ns,
-            _ => 0,
-        }
-    }
-
-    fn io(&self, what: &'static str) -> impl FnOnce(std::io::Error) -> LogError {
-        LogError::io(what, &self.path)
-    }
-
-    fn stretch(&self, offset: u64, bytes: u64) -> Stretch<'_> {
-        Stretch { file: &*self.file, base: self.base, offset, bytes }
-    }
-}
-
 struct Work<'a> {
     files: &'a dyn Files,
     dir: &'a Path,
@@ -149,7 +121,7 @@ pub(super) fn recover(
     report.deletions_finished = finish_deletions(files, dir, &mut found, low)?;
     let known = found
         .iter()
-        .filter(|segment| matches!(segment.head, Head::Valid { .. }))
+        .filter(|segment| segment.is_valid())
         .map(|segment| before(segment.base))
         .fold(known_durable.max(before(low)), Position::max);
     let mut work = Work { files, dir, check: options.check, uuid, known, report };
@@ -163,9 +135,6 @@ pub(super) fn recover(
     let mut next = low;
     for (index, segment) in found.iter().enumerate() {
         work.missing(next, segment.base, &segment.path);
-        if segment.head == Head::Damaged {
-            work.damaged(segment, 0, segment.bytes.min(SEGMENT_HEADER_BYTES as u64), None);
-        }
         let Some(following) = found.get(index + 1) else { break };
         work.sealed(segment, following.base)?;
         let extent = Extent { end: segment.bytes, last: before(following.base) };
@@ -196,121 +165,24 @@ pub(super) fn recover(
     Ok(Recovered { uuid, segments, active, next, report: work.report })
 }
 
-/// All segments, by number.
-fn find(files: &dyn Files, dir: &Path) -> Result<Vec<Found>, LogError> {
-    let mut bases: Vec<Position> = files
-        .list(dir)
-        .map_err(LogError::io("list", dir))?
-        .iter()
-        .filter_map(|name| segment::base_of(name))
-        .collect();
-    bases.sort_unstable();
-    bases
-        .into_iter()
-        .map(|base| {
-            let path = dir.join(segment::name(base));
-            let file = files.open(&path, Open::Write).map_err(LogError::io("open", &path))?;
-            let bytes = file.size().map_err(LogError::io("measure", &path))?;
-            let mut header = [0; SEGMENT_HEADER_BYTES];
-            let read = read_full_at(&*file, &mut header, 0).map_err(LogError::io("read", &path))?;
-            let head = format::parse_segment_header(&header[..read]);
-            match head {
-                Head::Newer(version) => Err(LogError::Newer { path, version }),
-                Head::Valid { value, .. } if value != base.0 => {
-                    Err(LogError::Misnamed { path, base: Position(value) })
-                }
-                _ => Ok(Found { base, path, head, file, bytes }),
-            }
-        })
-        .collect()
-}
-
-/// Which log this is, and its low-water mark. State files that are missing or damaged are made
-/// anew from the segments.
-fn identify(
-    files: &dyn Files,
-    dir: &Path,
-    found: &[Found],
-    known_durable: Position,
-) -> Result<(Uuid, Position, Recovery), LogError> {
-    let meta = state::load(files, dir, StateFile::Meta)?;
-    let low = state::load(files, dir, StateFile::Low)?;
-    let of_segments = found.iter().find_map(|segment| match segment.head {
-        Head::Valid { uuid, .. } => Some(uuid),
-        _ => None,
-    });
-    let known = meta.map(|meta| meta.uuid).or(of_segments).or(low.map(|low| low.uuid));
-    let uuid = match known {
-        Some(uuid) => uuid,
-        // log.meta is durable before the first segment is begun, and a header before a record.
-        None if found.iter().all(|found| found.bytes <= SEGMENT_HEADER_BYTES as u64) => {
-            Uuid::new_v4()
-        }
-        None => return Err(LogError::Unidentified { dir: dir.to_owned() }),
-    };
-    for segment in found {
-        match segment.head {
-            Head::Valid { uuid: found, .. } if found != uuid => {
-                let path = segment.path.clone();
-                return Err(LogError::Foreign { path, found, expected: uuid });
-            }
-            _ => {}
-        }
-    }
-    let created = known.is_none() && found.is_empty();
-    if meta.is_none() {
-        state::store(files, dir, StateFile::Meta, State { uuid, value: 0 })?;
-    }
-    let valid_low = low.filter(|low| low.uuid == uuid);
-    let position = match (valid_low, found.first()) {
-        (Some(low), _) => Position(low.value),
-        (None, Some(first)) => first.base,
-        (None, None) if created => known_durable.next(),
-        (None, None) => Position::ZERO.next(),
-    };
-    if valid_low.is_none() {
-        state::store(files, dir, StateFile::Low, State { uuid, value: position.0 })?;
-    }
-    let report = Recovery {
-        created,
-        meta_rebuilt: meta.is_none() && !created,
-        low_mark_rebuilt: valid_low.is_none() && !created && !found.is_empty(),
-        ..Recovery::default()
-    };
-    Ok((uuid, position, report))
-}
-
-/// Unlinks what was to be deleted when the gateway stopped.
-fn finish_deletions(
-    files: &dyn Files,
-    dir: &Path,
-    found: &mut Vec<Found>,
-    low: Position,
-) -> Result<u64, LogError> {
-    let gone = found.iter().skip(1).take_while(|following| following.base <= low).count();
-    for segment in found.drain(..gone) {
-        files.remove(&segment.path).map_err(segment.io("remove"))?;
-    }
-    if gone > 0 {
-        files.sync_dir(dir).map_err(LogError::io("sync", dir))?;
-    }
-    Ok(gone as u64)
-}
-
 impl Work<'_> {
     /// Removes segments at the end that a crash kept from being begun.
     fn drop_unborn(&mut self, found: &mut Vec<Found>) -> Result<(), LogError> {
         while let Some(last) = found.last() {
-            if matches!(last.head, Head::Valid { .. }) || self.known >= last.base {
+            if last.is_valid() || self.known >= last.base {
                 break;
             }
-            let survey = self.survey(last)?;
+            let file = last.open(self.files, Open::Read)?;
+            let mut survey = self.survey(last, &file)?;
             let any_frame =
                 survey.gaps.iter().any(|gap| gap.seen > Position::ZERO || gap.to.is_some());
             if survey.records > 0 || survey.sealed || any_frame {
                 break;
             }
-            self.torn(last, 0)?;
+            if let Some(error) = survey.unreadable.take() {
+                return Err(last.io("read")(error));
+            }
+            self.torn(last, &*file, 0)?;
             self.files.remove(&last.path).map_err(last.io("remove"))?;
             self.files.sync_dir(self.dir).map_err(LogError::io("sync", self.dir))?;
             found.pop();
@@ -321,13 +193,18 @@ impl Work<'_> {
     /// Checks a segment that is followed by another: all of it is durable, so whatever is wrong
     /// with it is damage.
     fn sealed(&mut self, segment: &Found, following: Position) -> Result<(), LogError> {
-        if self.check == Check::Tail && self.ends_well(segment, following)? {
+        let file = segment.open(self.files, Open::Read)?;
+        if !segment.is_valid() {
+            let bytes = segment.bytes.min(SEGMENT_HEADER_BYTES as u64);
+            self.damaged(segment, &*file, 0, bytes, (segment.base, before(segment.base)));
+        }
+        if self.check == Check::Tail && self.ends_well(segment, &*file, following) {
             return Ok(());
         }
-        let survey = self.survey(segment)?;
+        let survey = self.survey(segment, &file)?;
         for gap in &survey.gaps {
             let to = gap.to.unwrap_or(before(following));
-            self.damaged(segment, gap.offset, gap.bytes, Some((gap.from, to)));
+            self.damaged(segment, &*file, gap.offset, gap.bytes, (gap.from, to));
         }
         if survey.trailing().is_none() {
             self.missing(survey.last.next(), following, &segment.path);
@@ -337,41 +214,48 @@ impl Work<'_> {
 
     /// Whether the segment ends with the seal that a roll leaves: then it is whole, as far as one
     /// can tell without reading it.
-    fn ends_well(&self, segment: &Found, following: Position) -> Result<bool, LogError> {
-        let Some(at) = segment.bytes.checked_sub(FRAME_OVERHEAD_BYTES as u64) else {
-            return Ok(false);
-        };
+    fn ends_well(&self, segment: &Found, file: &dyn File, following: Position) -> bool {
         let mut frame = [0; FRAME_OVERHEAD_BYTES];
-        read_full_at(&*segment.file, &mut frame, at).map_err(segment.io("read"))?;
+        let Some(at) = segment.bytes.checked_sub(frame.len() as u64) else { return false };
+        if read_full_at(file, &mut frame, at).is_err() {
+            return false;
+        }
         let salt = Salt::new(self.uuid, segment.base);
-        let Some((header, rest)) = frame.split_first_chunk() else { return Ok(false) };
-        Ok(FrameHeader::parse(salt, at, header).is_some_and(|header| {
+        let Some((header, rest)) = frame.split_first_chunk() else { return false };
+        FrameHeader::parse(salt, at, header).is_some_and(|header| {
             header.kind == FrameKind::Seal
                 && header.matches(rest)
                 && header.position == before(following)
-        }))
+        })
     }
 
     /// The last segment, where damage may be a torn tail.
     fn last(&mut self, found: &Found) -> Result<(Segment, Option<Active>), LogError> {
-        let survey = self.survey(found)?;
+        let file = found.open(self.files, Open::Write)?;
+        let mut survey = self.survey(found, &file)?;
         let vouched = survey.durable_upto;
         let known = self.known.max(vouched);
-        let cut = survey.gaps.iter().find(|gap| gap.from > known);
-        let mut end = found.bytes.max(SEGMENT_HEADER_BYTES as u64);
-        let mut last = survey.last;
-        let mut usable = matches!(found.head, Head::Valid { .. });
-        let sealed = survey.sealed && cut.is_none();
+        let cut = survey.gaps.iter().find(|gap| gap.from > known).copied();
+        let trailing = survey.trailing().copied();
+        if cut.or(trailing).is_some()
+            && let Some(error) = survey.unreadable.take()
+        {
+            // What cannot be read may have been acknowledged, and nothing says up to where.
+            return Err(found.io("read the end of")(error));
+        }
         for gap in survey.gaps.iter().filter(|gap| gap.from <= known) {
             let to = gap.to.unwrap_or(known.max(gap.seen));
-            self.damaged(found, gap.offset, gap.bytes, Some((gap.from, to)));
+            self.damaged(found, &*file, gap.offset, gap.bytes, (gap.from, to));
         }
+        let mut end = found.bytes.max(SEGMENT_HEADER_BYTES as u64);
+        let mut last = survey.last;
+        let mut usable = found.is_valid();
         if let Some(gap) = cut {
-            self.torn(found, gap.offset)?;
-            found.file.set_len(gap.offset).map_err(found.io("cut"))?;
+            self.torn(found, &*file, gap.offset)?;
+            file.set_len(gap.offset).map_err(found.io("cut"))?;
             end = gap.offset;
             last = before(gap.from);
-        } else if let Some(gap) = survey.trailing() {
+        } else if let Some(gap) = trailing {
             last = known.max(gap.seen);
             usable = false;
         } else if last < known {
@@ -379,41 +263,52 @@ impl Work<'_> {
             last = known;
             usable = false;
         }
+        let mut created_at_ns = found.created_at_ns();
+        if last < found.base && !usable {
+            // The next segment would get the same name.
+            created_at_ns = self.files.now_ns();
+            let header = format::encode_segment_header(self.uuid, found.base, created_at_ns);
+            write_all_at(&*file, &header, 0).map_err(found.io("write"))?;
+            usable = true;
+        } else if !found.is_valid() {
+            let bytes = found.bytes.min(SEGMENT_HEADER_BYTES as u64);
+            self.damaged(found, &*file, 0, bytes, (found.base, before(found.base)));
+        }
         // The header too, as long as nothing behind it vouches for it.
-        let header = usable && vouched < found.base;
-        let unvouched = if header { Some(0) } else { survey.first_above(vouched) };
-        self.make_durable(found, unvouched.unwrap_or(end), end)?;
-        let segment = Segment::new(
-            found.base,
-            found.path.clone(),
-            found.created_at_ns(),
-            Extent { end, last },
-        );
-        let active = usable.then(|| Active { file: Arc::clone(&found.file), sealed });
-        Ok((segment, active))
+        let unvouched = if vouched < found.base { Some(0) } else { survey.first_above(vouched) };
+        self.make_durable(found, &*file, unvouched.unwrap_or(end), end)?;
+        let extent = Extent { end, last };
+        let segment = Segment::new(found.base, found.path.clone(), created_at_ns, extent);
+        let sealed = survey.sealed && cut.is_none();
+        Ok((segment, usable.then_some(Active { file, sealed })))
     }
 
     /// What nothing vouches for may be in the page cache only, and after a failed sync the kernel
     /// takes such pages for clean. Written again, they are dirty, and a sync means something.
-    fn make_durable(&self, found: &Found, from: u64, end: u64) -> Result<(), LogError> {
-        let stretch = found.stretch(from, end.saturating_sub(from));
-        aside::for_each_chunk(&stretch, |at, chunk| write_all_at(&*found.file, chunk, at))
+    fn make_durable(
+        &self,
+        found: &Found,
+        file: &dyn File,
+        from: u64,
+        end: u64,
+    ) -> Result<(), LogError> {
+        let stretch = found.stretch(file, from, end.min(found.bytes).saturating_sub(from));
+        aside::for_each_chunk(&stretch, |at, chunk| write_all_at(file, chunk, at))
             .map_err(found.io("rewrite"))?;
-        found.file.sync_all().map_err(found.io("sync"))?;
+        file.sync_all().map_err(found.io("sync"))?;
         self.files.sync_dir(self.dir).map_err(LogError::io("sync", self.dir))
     }
 
-    fn survey(&self, found: &Found) -> Result<Survey, LogError> {
+    fn survey(&self, found: &Found, file: &Arc<dyn File>) -> Result<Survey, LogError> {
         let salt = Salt::new(self.uuid, found.base);
-        Survey::take(Arc::clone(&found.file), salt, found.base, found.bytes)
-            .map_err(found.io("read"))
+        Survey::take(Arc::clone(file), salt, found.base, found.bytes).map_err(found.io("read"))
     }
 
     /// Sets aside everything from `offset` on, unless it is zeros only: space that was reserved and
     /// never written.
-    fn torn(&mut self, found: &Found, offset: u64) -> Result<(), LogError> {
+    fn torn(&mut self, found: &Found, file: &dyn File, offset: u64) -> Result<(), LogError> {
         let mut content = offset;
-        let tail = found.stretch(offset, found.bytes.saturating_sub(offset));
+        let tail = found.stretch(file, offset, found.bytes.saturating_sub(offset));
         aside::for_each_chunk(&tail, |at, chunk| {
             if let Some(last) = chunk.iter().rposition(|&byte| byte != 0) {
                 content = at + last as u64 + 1;
@@ -423,7 +318,8 @@ impl Work<'_> {
         .map_err(found.io("read"))?;
         let bytes = content - offset;
         if bytes > 0 {
-            let copy = aside::keep_torn(self.files, self.dir, &found.stretch(offset, bytes));
+            let stretch = found.stretch(file, offset, bytes);
+            let copy = aside::keep_torn(self.files, self.dir, &stretch);
             self.report.torn.push(Torn { segment: found.path.clone(), offset, bytes, copy });
         }
         Ok(())
@@ -432,15 +328,16 @@ impl Work<'_> {
     fn damaged(
         &mut self,
         found: &Found,
+        file: &dyn File,
         offset: u64,
         bytes: u64,
-        lost: Option<(Position, Position)>,
+        (from, to): (Position, Position),
     ) {
+        let stretch = found.stretch(file, offset, bytes);
         let copy = match bytes {
             0 => None,
-            _ => aside::keep_damaged(self.files, self.dir, &found.stretch(offset, bytes)),
+            _ => aside::keep_damaged(self.files, self.dir, &stretch),
         };
-        let (from, to) = lost.unwrap_or((found.base, before(found.base)));
         let segment = found.path.clone();
         self.report.damaged.push(Damaged { from, to, segment, offset, bytes, copy });
     }

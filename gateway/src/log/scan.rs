@@ -14,6 +14,8 @@ use std::{io, sync::Arc};
 
 /// What is read at once, bytes.
 const CHUNK_BYTES: usize = 256 * 1024;
+/// What a disk fails to read at once, bytes.
+const SECTOR_BYTES: usize = 4096;
 
 /// One thing found in a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +67,8 @@ enum At {
 impl Scanner {
     /// At the beginning of the segment whose first record is `base`.
     pub(super) fn new(file: Arc<dyn File>, salt: Salt, base: Position) -> Self {
-        let window = Window { file, start: 0, bytes: Bytes::new() };
+        let window =
+            Window { file, start: 0, bytes: Bytes::new(), lenient: false, unreadable: None };
         Self { window, salt, offset: SEGMENT_HEADER_BYTES as u64, expected: base }
     }
 
@@ -77,6 +80,16 @@ impl Scanner {
     /// The next position that should be found.
     pub(super) fn expected(&self) -> Position {
         self.expected
+    }
+
+    /// From now on takes sectors that cannot be read for damaged.
+    pub(super) fn pass_unreadable(&mut self) {
+        self.window.lenient = true;
+    }
+
+    /// The error of the first sector that was taken for damaged.
+    pub(super) fn take_unreadable(&mut self) -> Option<io::Error> {
+        self.window.unreadable.take()
     }
 
     /// The next thing before `end`. After an error the same call may be made again.
@@ -179,6 +192,8 @@ struct Window {
     file: Arc<dyn File>,
     start: u64,
     bytes: Bytes,
+    lenient: bool,
+    unreadable: Option<io::Error>,
 }
 
 impl Window {
@@ -211,11 +226,36 @@ impl Window {
         let mut buffer =
             std::mem::take(&mut self.bytes).try_into_mut().unwrap_or_else(|_| BytesMut::new());
         buffer.resize(length, 0);
-        let read = read_full_at(&*self.file, &mut buffer, offset)?;
+        let read = match read_full_at(&*self.file, &mut buffer, offset) {
+            Err(_) if self.lenient => self.fill_by_sector(&mut buffer, offset),
+            read => read?,
+        };
         buffer.truncate(read);
         self.start = offset;
         self.bytes = buffer.freeze();
         Ok(())
+    }
+
+    /// Reads what can be read, and leaves zeros for the rest: no frame has a checksum of zeros.
+    fn fill_by_sector(&mut self, buffer: &mut [u8], offset: u64) -> usize {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let at = offset + filled as u64;
+            #[expect(clippy::cast_possible_truncation, reason = "a remainder")]
+            let rest = SECTOR_BYTES - (at % SECTOR_BYTES as u64) as usize;
+            let to = buffer.len().min(filled + rest);
+            let sector = &mut buffer[filled..to];
+            match read_full_at(&*self.file, sector, at) {
+                Ok(read) if read < sector.len() => return filled + read,
+                Ok(_) => {}
+                Err(error) => {
+                    sector.fill(0);
+                    self.unreadable.get_or_insert(error);
+                }
+            }
+            filled = to;
+        }
+        filled
     }
 
     /// A part of what the last `get` returned.

@@ -1,7 +1,7 @@
 //! What everybody but the writer has of the open log.
 
 use super::{
-    ReadError, SegmentReport,
+    Damaged, ReadError, SegmentReport,
     files::{Files, Open},
     format::Salt,
     reader::Reader,
@@ -138,6 +138,8 @@ impl Shared {
         };
         let report = read().map_err(|source| ReadError::Io { path, offset: 0, source })?;
         self.0.metrics.scrubbed.increment(1);
+        let lost = report.damaged.iter().map(Damaged::records).sum();
+        self.0.metrics.damaged_records.increment(lost);
         Ok(report)
     }
 }

@@ -7,7 +7,7 @@ use super::{
     format::{self, Head, STATE_BYTES},
 };
 use std::{
-    io::{self, ErrorKind},
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 use uuid::Uuid;
@@ -124,13 +124,4 @@ pub(super) fn remove_temporary(
         }
         _ => Ok(()),
     }
-}
-
-/// Opens a file for reading and reads its first 64 bytes; fewer if it is shorter.
-pub(super) fn read_head(files: &dyn Files, path: &Path) -> io::Result<Vec<u8>> {
-    let file = files.open(path, Open::Read)?;
-    let mut bytes = vec![0; STATE_BYTES];
-    let read = read_full_at(&*file, &mut bytes, 0)?;
-    bytes.truncate(read);
-    Ok(bytes)
 }

@@ -10,7 +10,7 @@ use crate::record::Position;
 use std::{collections::VecDeque, io, sync::Arc};
 
 /// The content of a segment.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Survey {
     /// Records that can be read.
     pub(super) records: u64,
@@ -24,6 +24,8 @@ pub(super) struct Survey {
     pub(super) unvouched: VecDeque<(Position, u64)>,
     /// Whether a seal is the last thing in it.
     pub(super) sealed: bool,
+    /// Why some of what counts as damaged could not even be read.
+    pub(super) unreadable: Option<io::Error>,
 }
 
 impl Survey {
@@ -35,6 +37,7 @@ impl Survey {
         end: u64,
     ) -> io::Result<Self> {
         let mut scanner = Scanner::new(file, salt, base);
+        scanner.pass_unreadable();
         let mut survey = Self::default();
         loop {
             let step = scanner.step(end)?;
@@ -58,6 +61,7 @@ impl Survey {
             survey.sealed = matches!(step, Step::Seal { .. });
         }
         survey.last = before(scanner.expected());
+        survey.unreadable = scanner.take_unreadable();
         Ok(survey)
     }
 

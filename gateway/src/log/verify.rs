@@ -2,7 +2,7 @@
 
 use super::{
     LogError,
-    files::{Files, Open, RealFiles},
+    files::{File, Files, Open, RealFiles, read_full_at},
     format::{self, Head, SEGMENT_HEADER_BYTES, Salt},
     recovery::Damaged,
     segment::{self, before},
@@ -10,7 +10,11 @@ use super::{
     survey::Survey,
 };
 use crate::record::Position;
-use std::path::{Path, PathBuf};
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use uuid::Uuid;
 
 /// What a log holds.
@@ -113,18 +117,25 @@ pub fn verify_with(files: &dyn Files, dir: &Path) -> Result<Report, LogError> {
     let names = files.list(dir).map_err(LogError::io("list", dir))?;
     let mut bases: Vec<Position> = names.iter().filter_map(|name| segment::base_of(name)).collect();
     bases.sort_unstable();
-    let mut heads = Vec::with_capacity(bases.len());
-    for base in &bases {
-        let path = dir.join(segment::name(*base));
-        let bytes = state::read_head(files, &path).map_err(LogError::io("read", &path))?;
-        match format::parse_segment_header(&bytes) {
+    let mut found = Vec::with_capacity(bases.len());
+    for base in bases {
+        let path = dir.join(segment::name(base));
+        let file = match files.open(&path, Open::Read) {
+            Ok(file) => file,
+            // Retention was quicker.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(LogError::io("open", path)(error)),
+        };
+        let mut start = [0; SEGMENT_HEADER_BYTES];
+        let read = read_full_at(&*file, &mut start, 0).unwrap_or(0);
+        match format::parse_segment_header(&start[..read]) {
             Head::Newer(version) => return Err(LogError::Newer { path, version }),
-            head => heads.push(head),
+            head => found.push((base, path, head)),
         }
     }
     let uuid = meta
         .map(|meta| meta.uuid)
-        .or_else(|| heads.iter().find_map(uuid_of))
+        .or_else(|| found.iter().find_map(|(_, _, head)| uuid_of(head)))
         .or(low.map(|low| low.uuid));
     let low_mark = low.filter(|low| Some(low.uuid) == uuid).map(|low| Position(low.value));
     let mut report = Report {
@@ -136,15 +147,22 @@ pub fn verify_with(files: &dyn Files, dir: &Path) -> Result<Report, LogError> {
         unfinished_bytes: 0,
     };
     let Some(uuid) = uuid else { return Ok(report) };
-    let mut next = low_mark.or(bases.first().copied()).unwrap_or_default();
-    for (index, (&base, head)) in bases.iter().zip(&heads).enumerate() {
-        let path = dir.join(segment::name(base));
+    let mut next = low_mark.or(found.first().map(|(base, ..)| *base)).unwrap_or_default();
+    for (index, (base, path, head)) in found.iter().enumerate() {
+        let following = found.get(index + 1).map(|(base, ..)| *base);
+        let file = match files.open(path, Open::Read) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                next = following.unwrap_or(next);
+                continue;
+            }
+            Err(error) => return Err(LogError::io("open", path)(error)),
+        };
         if uuid_of(head).is_some() {
-            report.durable_upto = report.durable_upto.max(before(base));
+            report.durable_upto = report.durable_upto.max(before(*base));
         }
-        report.header_and_gap(&path, *head, base, next);
-        let following = bases.get(index + 1).copied();
-        next = report.segment(files, path, uuid, base, following)?;
+        report.header_and_gap(path, *head, *base, next);
+        next = report.segment(&file, path, uuid, *base, following)?;
     }
     Ok(report)
 }
@@ -178,16 +196,15 @@ impl Report {
     /// Adds a segment, and gives the position that should follow it.
     fn segment(
         &mut self,
-        files: &dyn Files,
-        path: PathBuf,
+        file: &Arc<dyn File>,
+        path: &Path,
         uuid: Uuid,
         base: Position,
         following: Option<Position>,
     ) -> Result<Position, LogError> {
-        let file = files.open(&path, Open::Read).map_err(LogError::io("open", &path))?;
-        let bytes = file.size().map_err(LogError::io("measure", &path))?;
-        let survey = Survey::take(file, Salt::new(uuid, base), base, bytes)
-            .map_err(LogError::io("read", &path))?;
+        let bytes = file.size().map_err(LogError::io("measure", path))?;
+        let survey = Survey::take(Arc::clone(file), Salt::new(uuid, base), base, bytes)
+            .map_err(LogError::io("read", path))?;
         self.durable_upto = self.durable_upto.max(survey.durable_upto);
         let (last, durable_end) = match following {
             Some(following) => (before(following), bytes),
@@ -199,7 +216,7 @@ impl Report {
                 (self.durable_upto, durable_end)
             }
         };
-        let report = SegmentReport::new(path, base, bytes, &survey, last, durable_end);
+        let report = SegmentReport::new(path.to_owned(), base, bytes, &survey, last, durable_end);
         self.damaged.extend(report.damaged.iter().cloned());
         let next = following.unwrap_or(report.last.max(last).next());
         self.segments.push(report);

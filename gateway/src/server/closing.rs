@@ -82,5 +82,23 @@ fn reconnect_after_ms(shared: &Shared, close: &Close) -> u32 {
 }
 
 fn cut(text: &str, bytes: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes)]
+    let mut end = text.len().min(bytes);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cut;
+
+    #[test]
+    fn a_reason_is_cut_between_characters() {
+        for (text, bytes, expected) in
+            [("", 3, ""), ("abc", 3, "abc"), ("abcd", 3, "abc"), ("aää", 4, "aä"), ("ä", 1, "")]
+        {
+            assert_eq!(cut(text, bytes), expected);
+        }
+    }
 }

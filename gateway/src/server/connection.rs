@@ -1,21 +1,24 @@
 //! The task of one connection: the shell around a session. It reads, submits, sends, keeps the
 //! time, and decides nothing.
 
+mod socket;
+mod submit;
+
 use super::{
     Shared, closing,
-    frames::Excess,
     registry::{Eviction, Membership},
     tls::TlsStream,
     watched::Watched,
 };
 use crate::{
     auth::Verified,
-    ingest::{self, Checked, ConnectionContext, Outcome, Request, StreamId, StreamKey, Submission},
+    ingest::{self, Checked, ConnectionContext, Outcome, StreamId},
     session::{Action, Close, CloseCode, Facts, Now, Peer, Session},
 };
 use bytes::Bytes;
 use futures_util::{Sink, Stream};
 use proto::{DeviceMessage, ErrorCode, GatewayMessage};
+use socket::{offence, web_socket};
 use std::{
     convert::Infallible,
     future::poll_fn,
@@ -30,19 +33,9 @@ use tokio::{
 };
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{
-        Error as WsError, Message,
-        error::{CapacityError, ProtocolError},
-        protocol::{Role, WebSocketConfig},
-    },
+    tungstenite::{Error as WsError, Message},
 };
 
-/// Read at once from the TLS stream; allocated for as long as the connection lives.
-const READ_BUFFER_BYTES: usize = 1024;
-/// Written at once to the TLS stream.
-const WRITE_BUFFER_BYTES: usize = 8 * 1024;
-/// Most that waits for a device to read it; then it is closed.
-const MAX_WRITE_BUFFER_BYTES: usize = 256 * 1024;
 /// Outcomes that are handled before an ack goes out.
 const MAX_OUTCOMES_AT_ONCE: usize = 256;
 
@@ -125,9 +118,9 @@ impl Connection {
         let metrics = self.shared.context.metrics.clone();
         metrics.connections.increment(1.0);
         let Err(end) = self.serve().await;
-        // No more submissions from here on: a newer connection may go ahead.
-        self.member.stop();
-        self.forget().await;
+        Box::pin(self.forget()).await;
+        // No more requests from here on: a newer connection may go ahead.
+        self.member.leave();
         match end {
             End::Close(close) => {
                 tracing::debug!(
@@ -191,8 +184,13 @@ impl Connection {
     async fn carry_out(&mut self) -> Result<(), End> {
         while let Some(action) = self.session.next_action() {
             match action {
-                Action::OpenStream(stream) => self.open(stream).await?,
-                Action::Submit { may_skip, body } => self.submit(may_skip, body).await?,
+                // What has to wait lives in a future of its own, so that the task stays small.
+                Action::OpenStream(stream) => Box::pin(self.open(stream)).await,
+                Action::Submit { may_skip, body } => {
+                    if let Err(waiting) = self.submit(may_skip, body) {
+                        Box::pin(self.submit_when_there_is_room(waiting)).await;
+                    }
+                }
                 Action::Send(message) => self.send(&message)?,
                 Action::Ack { ack, received_us } => {
                     if let Some(received_us) = received_us {
@@ -208,59 +206,6 @@ impl Connection {
         }
         self.session.rest();
         Ok(())
-    }
-
-    async fn open(&mut self, stream: Option<u64>) -> Result<(), End> {
-        let agreed = self.session.agreed();
-        if let Some(stream) = stream {
-            self.context.stream = StreamId::Named(stream);
-        }
-        self.context.time_unit = agreed.time_unit;
-        self.context.measurement.clone_from(&agreed.measurement);
-        // An eviction ends the wait, too: the one that comes next waits for all of us.
-        tokio::select! {
-            () = self.member.predecessors_stopped() => {}
-            _ = self.member.evicted() => return Ok(()),
-        }
-        self.opened = true;
-        self.request(Request::Open { stream: self.stream_key(), reply: self.reply.clone() }).await
-    }
-
-    async fn submit(&mut self, may_skip: bool, checked: Checked) -> Result<(), End> {
-        let bytes = u32::try_from(checked.header.len() + checked.payload.len()).unwrap_or(u32::MAX);
-        let budget = self.shared.context.budget.clone().acquire_many_owned(bytes).await;
-        self.request(Request::Submit(Submission {
-            stream: self.stream_key(),
-            seq: checked.seq,
-            may_skip,
-            payload_hash: checked.payload_hash,
-            header: checked.header,
-            payload: checked.payload,
-            accepted: checked.accepted,
-            refused: checked.refused,
-            refused_whole: checked.refused_whole.map(|(code, _)| code),
-            reply: self.reply.clone(),
-            budget: budget.ok(),
-        }))
-        .await
-    }
-
-    async fn request(&mut self, request: Request) -> Result<(), End> {
-        if self.shared.context.requests.send(request).await.is_err() {
-            self.session.on_outcome(now(&self.shared), Outcome::Failed { seq: 0 });
-        }
-        Ok(())
-    }
-
-    /// A private stream ends with its connection.
-    async fn forget(&self) {
-        if self.opened && matches!(self.context.stream, StreamId::Private(_)) {
-            let _ = self.shared.context.requests.send(Request::Forget(self.stream_key())).await;
-        }
-    }
-
-    fn stream_key(&self) -> StreamKey {
-        StreamKey { identity: self.context.identity.clone(), stream: self.context.stream }
     }
 
     fn on_frame(&mut self, frame: Option<Result<Message, WsError>>) -> Result<(), End> {
@@ -280,7 +225,7 @@ impl Connection {
             Some(Ok(Message::Ping(_))) => self.unsent(),
             Some(Ok(Message::Pong(_) | Message::Frame(_))) => {}
             Some(Ok(Message::Close(_))) => return Err(End::ByDevice),
-            Some(Err(error)) => match self.offence(&error) {
+            Some(Err(error)) => match offence(&error, self.socket.get_ref().excess()) {
                 Some(close) => self.session.close(close),
                 None => return Err(End::Gone),
             },
@@ -425,35 +370,6 @@ impl Connection {
     fn unsent(&mut self) {
         self.unsent_since_us.get_or_insert_with(|| self.shared.clock.now_us());
     }
-
-    /// How to close after a read has failed; `None` if the device has gone.
-    fn offence(&self, error: &WsError) -> Option<Close> {
-        let (close, code, reason) = match error {
-            WsError::Io(_) => {
-                let reason = match self.socket.get_ref().excess()? {
-                    Excess::ControlFrames => "too many control frames",
-                    Excess::Fragments => "a message in too many pieces",
-                };
-                (CloseCode::Policy, ErrorCode::Flood, reason.to_owned())
-            }
-            WsError::Capacity(CapacityError::MessageTooLong { size, max_size }) => {
-                let reason = format!("{size} bytes, the limit is {max_size}");
-                (CloseCode::TooLarge, ErrorCode::TooLarge, reason)
-            }
-            WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake)
-            | WsError::ConnectionClosed
-            | WsError::AlreadyClosed => return None,
-            WsError::Protocol(error) => {
-                (CloseCode::Protocol, ErrorCode::ProtocolError, error.to_string())
-            }
-            // Text that is not UTF-8 is text first of all.
-            WsError::Utf8(_) => {
-                (CloseCode::Unsupported, ErrorCode::TextMessage, "messages are binary".to_owned())
-            }
-            _ => return None,
-        };
-        Some(Close { close, code, reason })
-    }
 }
 
 /// The next thing that happens on the socket or comes from the committer. Cancel safe.
@@ -477,23 +393,25 @@ fn poll_socket(
     Poll::Pending
 }
 
-fn web_socket(stream: Watched, early: Bytes, shared: &Shared) -> WebSocketStream<Watched> {
-    let message_bytes = shared.settings.limits.message_bytes as usize;
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(WRITE_BUFFER_BYTES)
-        .max_write_buffer_size(MAX_WRITE_BUFFER_BYTES)
-        .max_message_size(Some(message_bytes))
-        .max_frame_size(Some(message_bytes));
-    // The constructor is asynchronous in name only.
-    let made =
-        WebSocketStream::from_partially_read(stream, early.into(), Role::Server, Some(config));
-    match futures_util::FutureExt::now_or_never(made) {
-        Some(socket) => socket,
-        None => unreachable!("a WebSocket without a handshake is made at once"),
-    }
-}
-
 fn now(shared: &Shared) -> Now {
     Now { us: shared.clock.now_us(), unix_ms: shared.wall.unix_ms() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::listener, *};
+    use std::net::SocketAddr;
+    use tokio::net::TcpStream;
+
+    fn future_bytes<F: Future>(_: fn(Arc<Shared>, TcpStream, SocketAddr) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_device_costs_little() {
+        // The rest is TLS (about 8 KiB), the read buffer and the channel for outcomes.
+        assert!(size_of::<Connection>() <= 2304, "{}", size_of::<Connection>());
+        let task = future_bytes(listener::serve);
+        assert!(task <= 1024, "{task}");
+    }
 }

@@ -109,7 +109,7 @@ fn is_exhausted(error: &io::Error) -> bool {
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-async fn serve(shared: Arc<Shared>, tcp: TcpStream, from: SocketAddr) {
+pub(super) async fn serve(shared: Arc<Shared>, tcp: TcpStream, from: SocketAddr) {
     let Some(counted) = Counted::new(&shared) else { return };
     // What a connection needs only until it is upgraded lives in a future of its own, which is
     // gone while the device is idle.

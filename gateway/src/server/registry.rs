@@ -196,7 +196,7 @@ impl Membership {
     }
 
     /// The connection submits nothing any more.
-    pub(super) fn stop(&self) {
+    fn stop(&self) {
         self.slot.stopped.store(true, Ordering::SeqCst);
         self.slot.stopping.notify_waiters();
     }
@@ -204,6 +204,14 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+impl Membership {
+    /// Gives the place back: nothing is submitted any more, and a device that comes again takes
+    /// over from nobody.
+    pub(super) fn leave(&self) {
         self.stop();
         let mut devices = self.registry.devices();
         if devices.get(&self.identity).is_some_and(|device| device.slot.number == self.slot.number)

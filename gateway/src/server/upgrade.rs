@@ -46,6 +46,7 @@ pub(super) struct Gate<'a> {
 }
 
 /// What came of an upgrade.
+#[expect(clippy::large_enum_variant, reason = "moved once, and most are accepted")]
 pub(super) enum Upgraded {
     /// A WebSocket: the stream, what was read of it already, and who it is.
     Accepted(TlsStream, Bytes, Verified),

@@ -22,7 +22,8 @@ pub(super) struct Outstanding {
     mode: AckMode,
     entries: VecDeque<Entry>,
     bytes: u64,
-    /// Everything up to here was acknowledged, on this connection or before.
+    /// Everything up to here was acknowledged on this connection. What was acknowledged on an older
+    /// one does not count: a device that sends it again is told what was refused of it first.
     acked: Option<u64>,
     /// Logged on an older connection, not yet covered by the ack position.
     earlier: Option<(u64, Position)>,
@@ -50,7 +51,6 @@ impl Outstanding {
         acked_seq: Option<u64>,
         position: Position,
     ) {
-        self.acked = acked_seq;
         self.earlier = logged_seq.filter(|_| logged_seq > acked_seq).map(|seq| (seq, position));
     }
 
@@ -61,6 +61,8 @@ impl Outstanding {
         received_us: u64,
         complaint: Option<Box<Complaint>>,
     ) {
+        // A device that sends again what it need not is answered batch by batch.
+        self.earlier = self.earlier.filter(|(earlier, _)| seq > *earlier);
         self.bytes += u64::from(bytes);
         self.entries.push_back(Entry { seq, bytes, received_us, complaint, logged: None });
     }

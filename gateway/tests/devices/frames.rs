@@ -38,17 +38,29 @@ async fn upgraded(gateway: &Gateway) -> TlsStream<TcpStream> {
 /// The close code that the gateway sends, `None` if it only closes.
 async fn close_code(stream: &mut TlsStream<TcpStream>) -> Option<u16> {
     let mut bytes = Vec::new();
-    let read = async { while matches!(stream.read_buf(&mut bytes).await, Ok(1..)) {} };
-    timeout(SOON, read).await.expect("the end in time");
-    let mut rest = &bytes[..];
+    let read = async {
+        loop {
+            if let Some(code) = find_close(&bytes) {
+                return Some(code);
+            }
+            if !matches!(stream.read_buf(&mut bytes).await, Ok(1..)) {
+                return None;
+            }
+        }
+    };
+    timeout(SOON, read).await.expect("the end in time")
+}
+
+/// The code in the first complete close frame.
+fn find_close(mut rest: &[u8]) -> Option<u16> {
     while let [first, length, ..] = *rest {
         assert!(length < 127, "a short frame");
         let (at, length) = if length == 126 {
-            (4, usize::from(u16::from_be_bytes([rest[2], rest[3]])))
+            (4, usize::from(u16::from_be_bytes(*rest.get(2..)?.first_chunk()?)))
         } else {
             (2, usize::from(length))
         };
-        let payload = &rest[at..at + length];
+        let payload = rest.get(at..at + length)?;
         if first == 0x88 {
             return payload.first_chunk().map(|code| u16::from_be_bytes(*code));
         }

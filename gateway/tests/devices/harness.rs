@@ -45,11 +45,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// How long anything may take in these tests.
 pub(crate) const SOON: Duration = Duration::from_secs(5);
 
+/// Memory for batches on their way to the committer.
+pub(crate) const BUDGET_BYTES: u32 = 64 << 20;
+
 pub(crate) type Ca = CertifiedIssuer<'static, KeyPair>;
 
 pub(crate) struct Gateway {
     pub(crate) address: SocketAddr,
     pub(crate) committer: Committer,
+    pub(crate) budget: Arc<Semaphore>,
     pub(crate) auth: Arc<Authenticator>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) metrics: Metrics,
@@ -111,12 +115,13 @@ impl Gateway {
         let metrics = Metrics::new();
         let shutdown = CancellationToken::new();
         let (committer, requests) = Committer::spawn();
+        let budget = Arc::new(Semaphore::new(BUDGET_BYTES as usize));
         let (stored, ack_position) = watch::channel(Position::ZERO);
         let mut config = Config { listen: "127.0.0.1:0".parse().unwrap(), ..Config::default() };
         change(&mut config);
         let server = Server::bind(Context {
             requests,
-            budget: Arc::new(Semaphore::new(64 << 20)),
+            budget: budget.clone(),
             rules: Arc::new(Rules::default()),
             ack_mode,
             ack_position,
@@ -134,6 +139,7 @@ impl Gateway {
         Self {
             address,
             committer,
+            budget,
             auth,
             registry,
             metrics,

@@ -2,7 +2,7 @@
 
 use crate::{
     committer::{Asked, Mood},
-    harness::{Device, Gateway, batch, request},
+    harness::{BUDGET_BYTES, Device, Gateway, batch, request},
 };
 use gateway::{ingest::StreamId, record::Identity};
 use proto::Hello;
@@ -64,6 +64,20 @@ async fn the_newer_connection_opens_after_the_older_has_stopped() {
     assert_eq!(opened, asked.len() - 1, "{asked:?}");
     let Asked::Open(stream) = &asked[opened] else { unreachable!() };
     assert_eq!(stream.stream, StreamId::Named(1));
+}
+
+#[tokio::test]
+async fn a_batch_that_waits_for_memory_is_decided_before_the_newer_connection_opens() {
+    let gateway = Gateway::start().await;
+    let (mut older, _) = gateway.hello("d1", Some(1)).await;
+    let memory = gateway.budget.acquire_many(BUDGET_BYTES).await.unwrap();
+    older.send(batch(1, &[1.0])).await;
+    assert!(older.is_quiet().await);
+    let mut newer = gateway.connect("d1").await;
+    newer.say_hello(&Hello { stream: Some(1), ..Hello::default() }).await;
+    assert!(newer.is_quiet().await, "no welcome while the older batch is under way");
+    drop(memory);
+    assert_eq!(newer.welcome().await.logged_seq, Some(1));
 }
 
 #[tokio::test]

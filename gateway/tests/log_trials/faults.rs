@@ -2,11 +2,12 @@
 //! dies at every call: nothing that was acknowledged is lost, and nothing is acknowledged falsely.
 
 use crate::{
-    model_files::{Call, Fault, ModelFiles},
+    model_disk::{Call, Fault},
+    model_files::ModelFiles,
     script::{open, payload, read},
 };
 use gateway::{
-    log::{Check, CommitError, LogError, Shared, Writer},
+    log::{Check, CommitError, LogError, ReadError, Shared, Writer},
     record::Position,
 };
 
@@ -232,4 +233,68 @@ fn short_and_interrupted_calls_are_gone_on_with() {
     assert_eq!(achieved.durable, 36);
     files.cut_power();
     check(&files, &achieved, "short calls");
+}
+
+/// A log of three segments of records of 1000 bytes, and the paths of the segments.
+fn large_log(files: &ModelFiles) -> Vec<std::path::PathBuf> {
+    let options = crate::script::options(20_000, Check::Tail);
+    let files = std::sync::Arc::new(files.clone());
+    let (mut writer, shared, _) = gateway::log::open(options, files, Position::ZERO).unwrap();
+    for n in 1..=50 {
+        writer.append(&[&[n; 1000]]).unwrap();
+        writer.commit().unwrap();
+        if writer.needs_roll() {
+            writer.roll().unwrap();
+        }
+    }
+    writer.close().unwrap();
+    shared.segments().into_iter().map(|segment| segment.path).collect()
+}
+
+#[test]
+fn a_sector_that_cannot_be_read_costs_the_records_in_it() {
+    let segments = large_log(&ModelFiles::new(1));
+    assert_eq!(segments.len(), 3);
+    for (segment, path) in segments.iter().enumerate() {
+        // The last one is half as long.
+        let offsets = if segment < 2 { &[0, 4096, 8192, 16_384][..] } else { &[0, 4096, 8192] };
+        for &offset in offsets {
+            for check in [Check::Tail, Check::All] {
+                let context = format!("segment {segment}, offset {offset}, {check:?}");
+                let files = ModelFiles::new(1);
+                large_log(&files);
+                files.set_bad(path, offset);
+                let (_writer, shared, _) = match open(&files, check, 0) {
+                    Ok(opened) => opened,
+                    // The end of the last one: nobody knows what was in it.
+                    Err(error) => {
+                        assert_eq!((segment, offset), (2, 8192), "{context}: {error}");
+                        assert!(error.to_string().contains("read the end"), "{error}");
+                        continue;
+                    }
+                };
+                let mut reader = shared.reader_at(Position(1));
+                let (mut given, mut damaged, mut failed) = (0, 0, 0);
+                loop {
+                    match reader.next() {
+                        Ok(Some((position, bytes))) => {
+                            assert_eq!(bytes, [u8::try_from(position.0).unwrap(); 1000][..]);
+                            given += 1;
+                        }
+                        Ok(None) => break,
+                        Err(ReadError::Damaged { from, to }) => damaged += to.0 - from.0 + 1,
+                        Err(ReadError::Io { .. }) => {
+                            failed += 1;
+                            let again = reader.next().unwrap_err();
+                            assert!(matches!(again, ReadError::Io { .. }), "{context}: {again}");
+                            reader.pass_unreadable();
+                        }
+                        Err(error) => panic!("{context}: {error}"),
+                    }
+                }
+                assert_eq!((given + damaged, failed), (50, 1), "{context}");
+                assert!((1..=6).contains(&damaged), "{context}: {damaged} lost");
+            }
+        }
+    }
 }

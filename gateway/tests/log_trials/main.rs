@@ -8,5 +8,6 @@ mod disk;
 mod faults;
 mod golden;
 mod model;
+mod model_disk;
 mod model_files;
 mod script;

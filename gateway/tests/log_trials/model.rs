@@ -3,7 +3,10 @@
 //!
 //! `LOG_MODEL_STATES` says how many steps to take, `LOG_MODEL_SEED` repeats a run that failed.
 
-use crate::model_files::{Call, Fault, ModelFiles};
+use crate::{
+    model_disk::{Call, Fault},
+    model_files::ModelFiles,
+};
 use fastrand::Rng;
 use gateway::{
     log::{

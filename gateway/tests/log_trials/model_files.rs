@@ -1,10 +1,6 @@
-//! A file system in memory that keeps apart what is durable and what is only in the page cache.
-//!
-//! A crash keeps of every file a random choice of the sectors that were not synced, of every
-//! directory a random choice of the entries that were not synced, and puts zeros, noise or the
-//! bytes of another file where a file had grown and its contents were not written. A failed sync
-//! takes its sectors for clean although they are not on the disk, as Linux does.
+//! A file system in memory that can lose what was not synced.
 
+use crate::model_disk::{Call, Disk, Entry, Fault, Inode};
 use fastrand::Rng;
 use gateway::log::{File, Files, Lock, Locked, Open};
 use std::{
@@ -14,85 +10,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-const SECTOR_BYTES: usize = 512;
-
-/// A kind of call, for choosing which one fails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Call {
-    Open,
-    Read,
-    Write,
-    Sync,
-    SyncDir,
-    SetLen,
-    Rename,
-    Remove,
-    List,
-    CreateDir,
-    Lock,
-}
-
-impl Call {
-    pub(crate) const ALL: [Call; 11] = [
-        Call::Open,
-        Call::Read,
-        Call::Write,
-        Call::Sync,
-        Call::SyncDir,
-        Call::SetLen,
-        Call::Rename,
-        Call::Remove,
-        Call::List,
-        Call::CreateDir,
-        Call::Lock,
-    ];
-}
-
-/// Makes calls fail.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Fault {
-    /// Which kind; `None` counts all.
-    pub(crate) call: Option<Call>,
-    /// How many of these still succeed.
-    pub(crate) after: u64,
-    /// The error, by number.
-    pub(crate) errno: i32,
-    /// All later calls of every kind fail too: the process is dead.
-    pub(crate) for_good: bool,
-}
-
 #[derive(Clone)]
 pub(crate) struct ModelFiles(Arc<Mutex<Disk>>);
-
-struct Disk {
-    rng: Rng,
-    /// Handles of an earlier epoch belong to a process that is dead.
-    epoch: u64,
-    inodes: BTreeMap<u64, Inode>,
-    next_inode: u64,
-    names: BTreeMap<PathBuf, Entry>,
-    durable_names: BTreeMap<PathBuf, Entry>,
-    locked: BTreeSet<PathBuf>,
-    capacity: u64,
-    fault: Option<Fault>,
-    dead: bool,
-    short: bool,
-    clock_ns: i64,
-    tick_ns: i64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Entry {
-    Dir,
-    File(u64),
-}
-
-#[derive(Default, Clone)]
-struct Inode {
-    now: Vec<u8>,
-    durable: Vec<u8>,
-    dirty: BTreeSet<usize>,
-}
 
 impl ModelFiles {
     pub(crate) fn new(seed: u64) -> Self {
@@ -110,6 +29,7 @@ impl ModelFiles {
             short: false,
             clock_ns: 1_700_000_000_000_000_000,
             tick_ns: 1_000_000,
+            bad: None,
         })))
     }
 
@@ -148,6 +68,13 @@ impl ModelFiles {
         self.disk().short = short;
     }
 
+    /// Makes 4096 bytes from `offset` on unreadable.
+    pub(crate) fn set_bad(&self, path: &Path, offset: u64) {
+        let mut disk = self.disk();
+        let inode = disk.file(path).unwrap();
+        disk.bad = Some((inode, offset));
+    }
+
     /// Leaves this much free.
     pub(crate) fn set_free(&self, free: Option<u64>) {
         let mut disk = self.disk();
@@ -182,154 +109,6 @@ impl ModelFiles {
     }
 }
 
-impl Disk {
-    fn add(&mut self, inode: Inode) -> u64 {
-        self.next_inode += 1;
-        self.inodes.insert(self.next_inode, inode);
-        self.next_inode
-    }
-
-    fn used(&self) -> u64 {
-        let inodes: BTreeSet<u64> = self
-            .names
-            .values()
-            .filter_map(|entry| match entry {
-                Entry::File(inode) => Some(*inode),
-                Entry::Dir => None,
-            })
-            .collect();
-        inodes.iter().map(|inode| self.inodes[inode].now.len() as u64).sum()
-    }
-
-    fn call(&mut self, call: Call) -> io::Result<()> {
-        let eio = || Err(io::Error::from_raw_os_error(5));
-        if self.dead {
-            return eio();
-        }
-        let Some(fault) = &mut self.fault else { return Ok(()) };
-        if fault.call.is_some_and(|wanted| wanted != call) {
-            return Ok(());
-        }
-        if fault.after > 0 {
-            fault.after -= 1;
-            return Ok(());
-        }
-        let (errno, for_good) = (fault.errno, fault.for_good);
-        self.dead = for_good;
-        self.fault = None;
-        Err(io::Error::from_raw_os_error(errno))
-    }
-
-    fn end_process(&mut self) {
-        self.epoch += 1;
-        self.locked.clear();
-        self.dead = false;
-        self.fault = None;
-        let held: BTreeSet<u64> = self
-            .names
-            .values()
-            .chain(self.durable_names.values())
-            .filter_map(|entry| match entry {
-                Entry::File(inode) => Some(*inode),
-                Entry::Dir => None,
-            })
-            .collect();
-        self.inodes.retain(|inode, _| held.contains(inode));
-    }
-
-    fn cut_power(&mut self) {
-        let mut rng = self.rng.fork();
-        let donors: Vec<Vec<u8>> = self.inodes.values().map(|inode| inode.now.clone()).collect();
-        for inode in self.inodes.values_mut() {
-            inode.cut_power(&mut rng, &donors);
-        }
-        let paths: BTreeSet<PathBuf> =
-            self.names.keys().chain(self.durable_names.keys()).cloned().collect();
-        let mut left = BTreeMap::new();
-        for path in paths {
-            let side = if rng.bool() { &self.names } else { &self.durable_names };
-            let parent_is_there = path
-                .parent()
-                .is_none_or(|parent| parent == Path::new("/") || left.contains_key(parent));
-            if let Some(entry) = side.get(&path).filter(|_| parent_is_there) {
-                left.insert(path, *entry);
-            }
-        }
-        self.names = left.clone();
-        self.durable_names = left;
-    }
-
-    fn file(&mut self, path: &Path) -> io::Result<u64> {
-        match self.names.get(path) {
-            Some(Entry::File(inode)) => Ok(*inode),
-            Some(Entry::Dir) => Err(ErrorKind::IsADirectory.into()),
-            None => Err(ErrorKind::NotFound.into()),
-        }
-    }
-
-    fn parent_exists(&self, path: &Path) -> io::Result<()> {
-        match path.parent() {
-            Some(parent) if parent == Path::new("/") || self.names.contains_key(parent) => Ok(()),
-            _ => Err(ErrorKind::NotFound.into()),
-        }
-    }
-}
-
-impl Inode {
-    fn touch(&mut self, from: usize, to: usize) {
-        self.dirty.extend(from / SECTOR_BYTES..to.div_ceil(SECTOR_BYTES));
-    }
-
-    fn sync(&mut self) {
-        self.durable.resize(self.now.len(), 0);
-        for sector in std::mem::take(&mut self.dirty) {
-            self.write_back(sector);
-        }
-    }
-
-    /// The pages are clean from now on, and only some are on the disk.
-    fn fail_to_sync(&mut self, rng: &mut Rng) {
-        for sector in std::mem::take(&mut self.dirty) {
-            if rng.bool() {
-                self.write_back(sector);
-            }
-        }
-    }
-
-    fn write_back(&mut self, sector: usize) {
-        let from = sector * SECTOR_BYTES;
-        let to = (from + SECTOR_BYTES).min(self.now.len()).min(self.durable.len());
-        if from < to {
-            self.durable[from..to].copy_from_slice(&self.now[from..to]);
-        }
-    }
-
-    fn cut_power(&mut self, rng: &mut Rng, donors: &[Vec<u8>]) {
-        let (old, new) = (self.durable.len(), self.now.len());
-        let length = match rng.u8(..4) {
-            0 => old,
-            1 => new,
-            _ => rng.usize(old.min(new)..=old.max(new)),
-        };
-        let filling = rng.u8(..3);
-        self.durable.truncate(length);
-        for at in self.durable.len()..length {
-            let byte = match filling {
-                0 => 0,
-                1 => rng.u8(..),
-                _ => donors[at % donors.len()].get(at).copied().unwrap_or(0),
-            };
-            self.durable.push(byte);
-        }
-        for sector in std::mem::take(&mut self.dirty) {
-            if rng.bool() {
-                self.write_back(sector);
-            }
-        }
-        self.now = self.durable.clone();
-    }
-}
-
 struct Handle {
     files: ModelFiles,
     inode: u64,
@@ -357,6 +136,13 @@ impl File for Handle {
                 1 if wanted > 1 => wanted = disk.rng.usize(1..wanted),
                 _ => {}
             }
+        }
+        if let Some((inode, bad)) = disk.bad
+            && inode == self.inode
+            && offset < bad + 4096
+            && bad < offset + wanted as u64
+        {
+            return Err(io::Error::from_raw_os_error(5));
         }
         let bytes = &disk.inodes[&self.inode].now;
         let from = usize::try_from(offset).unwrap().min(bytes.len());

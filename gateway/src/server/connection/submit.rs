@@ -1,0 +1,90 @@
+//! What a connection asks of the committer.
+
+use super::{Connection, now};
+use crate::{
+    ingest::{Checked, Outcome, Request, StreamId, StreamKey, Submission},
+    server::Context,
+};
+use tokio::sync::mpsc::error::TrySendError;
+
+impl Connection {
+    /// Asks where the stream stands, once no older connection of the device submits any more.
+    pub(super) async fn open(&mut self, stream: Option<u64>) {
+        let agreed = self.session.agreed();
+        if let Some(stream) = stream {
+            self.context.stream = StreamId::Named(stream);
+        }
+        self.context.time_unit = agreed.time_unit;
+        self.context.measurement.clone_from(&agreed.measurement);
+        // An eviction ends the wait, too: the one that comes next waits for all of us.
+        tokio::select! {
+            () = self.member.predecessors_stopped() => {}
+            _ = self.member.evicted() => return,
+        }
+        self.opened = true;
+        self.request(Request::Open { stream: self.stream_key(), reply: self.reply.clone() }).await;
+    }
+
+    /// Submits at once if there is room; otherwise says what has to wait for room.
+    pub(super) fn submit(&self, may_skip: bool, checked: Checked) -> Result<(), Box<Submission>> {
+        let Context { requests, budget, .. } = &self.shared.context;
+        let share = budget.clone().try_acquire_many_owned(weight(&checked));
+        let mut submission = Submission {
+            stream: self.stream_key(),
+            seq: checked.seq,
+            may_skip,
+            payload_hash: checked.payload_hash,
+            header: checked.header,
+            payload: checked.payload,
+            accepted: checked.accepted,
+            refused: checked.refused,
+            refused_whole: checked.refused_whole.map(|(code, _)| code),
+            reply: self.reply.clone(),
+            budget: share.ok(),
+        };
+        if submission.budget.is_some() {
+            match requests.try_send(Request::Submit(submission)) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Full(Request::Submit(back))) => submission = back,
+                // The closed channel is reported by the slow way.
+                Err(TrySendError::Closed(Request::Submit(back))) => submission = back,
+                Err(_) => unreachable!("what was sent comes back"),
+            }
+        }
+        Err(Box::new(submission))
+    }
+
+    /// Submits when there is room. Nothing else happens on this connection until then: that is the
+    /// backpressure.
+    pub(super) async fn submit_when_there_is_room(&mut self, mut submission: Box<Submission>) {
+        if submission.budget.is_none() {
+            let bytes = submission.header.len() + submission.payload.len();
+            let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+            let budget = self.shared.context.budget.clone();
+            submission.budget = budget.acquire_many_owned(bytes).await.ok();
+        }
+        self.request(Request::Submit(*submission)).await;
+    }
+
+    async fn request(&mut self, request: Request) {
+        if self.shared.context.requests.send(request).await.is_err() {
+            self.session.on_outcome(now(&self.shared), Outcome::Failed { seq: 0 });
+        }
+    }
+
+    /// A private stream ends with its connection.
+    pub(super) async fn forget(&self) {
+        if self.opened && matches!(self.context.stream, StreamId::Private(_)) {
+            let _ = self.shared.context.requests.send(Request::Forget(self.stream_key())).await;
+        }
+    }
+
+    fn stream_key(&self) -> StreamKey {
+        StreamKey { identity: self.context.identity.clone(), stream: self.context.stream }
+    }
+}
+
+/// What a batch takes of the memory for batches on their way.
+fn weight(checked: &Checked) -> u32 {
+    u32::try_from(checked.header.len() + checked.payload.len()).unwrap_or(u32::MAX)
+}
