@@ -1,6 +1,9 @@
 //! What a forwarder needs of the log.
 
-use crate::record::Position;
+use crate::{
+    log::{self, ReadError},
+    record::Position,
+};
 use bytes::Bytes;
 
 /// Records in order, up to the durable position. Calls may block for as long as the disk takes;
@@ -30,4 +33,22 @@ pub enum SourceError {
     Retry(String),
     /// It will not; the text says what to do.
     Fatal(String),
+}
+
+/// The gateway's log.
+impl RecordSource for log::Reader {
+    fn next(&mut self) -> Result<Option<(Position, Bytes)>, SourceError> {
+        log::Reader::next(self).map_err(|error| match error {
+            ReadError::Damaged { from, to } => SourceError::Damaged { from, to },
+            ReadError::Io { .. } => SourceError::Retry(error.to_string()),
+            // Retention waits for every cursor: somebody else has deleted segments.
+            ReadError::Deleted { .. } => SourceError::Fatal(format!(
+                "{error}: put the deleted segments back, then restart the gateway"
+            )),
+        })
+    }
+
+    fn seek(&mut self, position: Position) {
+        log::Reader::seek(self, position);
+    }
 }

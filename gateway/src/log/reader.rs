@@ -44,6 +44,11 @@ impl Reader {
         self.wanted
     }
 
+    /// Goes on with the record at `first`, as [`super::Shared::reader_at`] would begin.
+    pub fn seek(&mut self, first: Position) {
+        *self = Self::new(Arc::clone(&self.shared), first);
+    }
+
     /// The next record; `None` if there is none yet that is durable.
     ///
     /// # Errors
