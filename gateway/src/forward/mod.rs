@@ -18,6 +18,8 @@ mod assemble;
 mod backoff;
 mod cursor;
 mod delivery;
+#[cfg(test)]
+mod log_tests;
 mod reader;
 mod rejected;
 mod source;
