@@ -82,11 +82,8 @@ impl Rig {
 
     fn start(&self, stop: &CancellationToken) -> (Handle, tokio::task::JoinHandle<Ended>) {
         let registry = Registry::new();
-        let range = LogRange {
-            uuid: self.log.uuid(),
-            oldest: self.log.oldest(),
-            end: self.log.durable(),
-        };
+        let range =
+            LogRange { uuid: self.log.uuid(), oldest: self.log.oldest(), end: self.log.durable() };
         let options = store::Options::new(self.path());
         let sink = Arc::new(Store::open(options, range, StoreMetrics::new(&registry)).unwrap());
         let start = Start::of(&*sink, &self.dir.path().join("unused"), range).unwrap();
