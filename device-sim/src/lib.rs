@@ -1,1 +1,22 @@
-//! x
+//! A simulated fleet for the telemetry gateway, and the oracle that checks what was stored.
+//!
+//! ```text
+//! plan ──► run: schedule → outbox → link (TLS, WebSocket) → gateway
+//!   │        │
+//!   │        └─► journal: what was sent, acknowledged, refused
+//!   └──► verify: plan + journal → every reading that must be there ⇄ the store
+//! ```
+//!
+//! The [`plan`] makes both halves agree: it says, as a pure function of a few numbers, which
+//! reading every device takes, when it is due and what it holds. `run` plays the plan and writes
+//! the [`journal`]; `verify` recomputes the plan and compares it with a store, reading by reading.
+
+pub mod cli;
+pub mod journal;
+pub mod plan;
+pub mod profile;
+pub mod run;
+pub mod verify;
+
+/// Version of this tool, in reports and journals.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

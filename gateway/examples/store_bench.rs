@@ -11,9 +11,9 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use gateway::{
     metrics::{Registry, StoreMetrics},
-    record::{Codec, Envelope, Identity, Kind, Position, Source},
+    record::{Codec, Dropped, Envelope, Identity, Kind, Position, Source},
     sink::{
-        Batch, Dropped, Record, Sink,
+        Batch, Record, Sink,
         store::{LogRange, Options, Store, query},
     },
 };

@@ -35,7 +35,10 @@ use metrics::{IngestMetrics, Registry, ServerMetrics};
 use shutdown::{Sequence, Tasks};
 use std::{
     io::Write,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -66,10 +69,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let files = Arc::new(log::RealFiles);
     let (writer, log, recovery) = log::open(options, files, stored)?;
     report(&recovery);
-    let sinks = sinks::open(&config, &dir, &log, &registry)?;
-    let ack_position = sinks.ack_position(config.ack, &log);
-    let committer =
-        Committer::new(writer, &log, ack_position.clone(), IngestMetrics::new(&registry))?;
+    let accepted_total = Arc::new(AtomicU64::new(0));
+    let sinks = sinks::open(&config, &dir, &log, &accepted_total, &registry)?;
+    let mut ack_task = Tasks::new();
+    let ack_position = sinks.ack_position(config.ack, &log, &mut ack_task);
+    let committer = Committer::new(
+        writer,
+        &log,
+        ack_position.clone(),
+        Arc::clone(&accepted_total),
+        IngestMetrics::new(&registry),
+    )?;
     let (committer, committed) = committer.spawn()?;
 
     let stop_server = CancellationToken::new();
@@ -90,12 +100,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let banner = banner::startup_banner(&config, &dir, server.local_addr()?, admin.address());
 
     let (stop_sinks, stop_admin) = (CancellationToken::new(), CancellationToken::new());
-    let ledger = sinks.ledger_source(&log);
+    let ledger = sinks.ledger_source(&accepted_total);
     let retained = sinks.cursors();
     let mut admin_task = Tasks::new();
     let sources = Sources { registry, readiness: readiness.clone(), ledger };
     admin_task.spawn("admin listener", ok(admin.serve(sources, stop_admin.clone())));
-    let mut sink_tasks = sinks.spawn(&stop_sinks, &readiness, &config);
+    let mut sink_tasks = sinks.spawn(&stop_sinks, &readiness);
     let mut log_task = Tasks::new();
     log_task.spawn("committer", async move {
         committed.await.map_err(|_| "its thread has failed".to_owned())?.map_err(|e| e.to_string())
@@ -205,7 +215,9 @@ async fn retain(
         let any_checkpoint = Some(record::Position(u64::MAX));
         let from =
             log::retention::low_water(cursors.now(), any_checkpoint, &segments, &keep, now_ns);
-        if from > segments[0].last && committer.requests.send(Request::Retain { from }).await.is_err() {
+        if from > segments[0].last
+            && committer.requests.send(Request::Retain { from }).await.is_err()
+        {
             return;
         }
     }

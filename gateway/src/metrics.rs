@@ -3,10 +3,7 @@
 //! Prefix `gateway_`, base units, `_total` on counters. Labels come from closed sets only
 //! (`code`, `sink`, `reason`, `outcome`, `result`): never a device, never a text from outside.
 
-use crate::{
-    record::Position,
-    sink::{Dropped, Ledger},
-};
+use crate::record::{Dropped, Ledger, Position};
 use metrics::{
     Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit,
 };

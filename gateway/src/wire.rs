@@ -19,7 +19,7 @@ use std::{fs, path::Path, time::Duration};
 const RECONNECT_SPREAD: Duration = Duration::from_secs(10);
 
 /// Options of the log below the data directory.
-pub fn log(config: &Config, dir: &DataDir, registry: &Registry) -> log::Options {
+pub(crate) fn log(config: &Config, dir: &DataDir, registry: &Registry) -> log::Options {
     log::Options {
         dir: dir.path.join("log"),
         segment_bytes: config.log.segment_bytes,
@@ -31,17 +31,17 @@ pub fn log(config: &Config, dir: &DataDir, registry: &Registry) -> log::Options 
 }
 
 /// What the log keeps although every sink has it.
-pub fn keep(config: &Config) -> log::retention::Keep {
+pub(crate) fn keep(config: &Config) -> log::retention::Keep {
     log::retention::Keep { age: config.log.keep_for, bytes: config.log.keep_bytes }
 }
 
 /// What batches are checked by.
-pub fn rules(config: &Config) -> Rules {
+pub(crate) fn rules(config: &Config) -> Rules {
     Rules { limits: config.limits.message.clone(), max_age: config.limits.max_age }
 }
 
 /// Options of an embedded store.
-pub fn store(path: &Path, keep_for: Option<Duration>) -> store::Options {
+pub(crate) fn store(path: &Path, keep_for: Option<Duration>) -> store::Options {
     store::Options { keep_for, ..store::Options::new(path) }
 }
 
@@ -49,7 +49,7 @@ pub fn store(path: &Path, keep_for: Option<Duration>) -> store::Options {
 ///
 /// # Errors
 /// A key cannot be read.
-pub fn trust_roots(config: &Config, dir: &DataDir) -> anyhow::Result<Vec<TrustRoot>> {
+pub(crate) fn trust_roots(config: &Config, dir: &DataDir) -> anyhow::Result<Vec<TrustRoot>> {
     let mut roots = Vec::new();
     if config.auth.own_key {
         let key = TokenKey::load(&dir.token_key_file())?;
@@ -73,7 +73,7 @@ pub fn trust_roots(config: &Config, dir: &DataDir) -> anyhow::Result<Vec<TrustRo
 }
 
 /// Certificates.
-pub fn tls(config: &Config, dir: &DataDir) -> server::TlsOptions {
+pub(crate) fn tls(config: &Config, dir: &DataDir) -> server::TlsOptions {
     let (certificate, key) = match &config.tls {
         valid::Tls::Own { .. } => (dir.cert_file(), dir.key_file()),
         valid::Tls::Files { cert_file, key_file } => (cert_file.clone(), key_file.clone()),
@@ -88,7 +88,7 @@ pub fn tls(config: &Config, dir: &DataDir) -> server::TlsOptions {
 }
 
 /// The devices' listener.
-pub fn server(config: &Config) -> server::Config {
+pub(crate) fn server(config: &Config) -> server::Config {
     let server = &config.server;
     server::Config {
         listen: server.listen,
@@ -102,10 +102,7 @@ pub fn server(config: &Config) -> server::Config {
             close_after: server.close_after,
             message_time: server.message_timeout,
         },
-        window: Window {
-            batches: config.limits.window_batches,
-            bytes: config.limits.window_bytes,
-        },
+        window: Window { batches: config.limits.window_batches, bytes: config.limits.window_bytes },
         allowed_origins: server.allowed_origins.clone(),
         reconnect_spread: RECONNECT_SPREAD,
         // The rest of the deadline is for the log, the sinks and the admin side.

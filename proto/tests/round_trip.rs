@@ -6,8 +6,10 @@ use proto::{
     Batch, BatchEncoder, DeviceMessage, Hello, Limits, RawReading, RawTime, RawValue, TimeUnit,
     encode::{ColumnTimes, encode_hello},
 };
+use serde::{Serialize, Serializer};
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
 enum Value {
     Float(f64),
     Int(i64),
@@ -28,12 +30,25 @@ impl Value {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 struct Reading {
     measurement: Option<String>,
     time: Option<i64>,
+    #[serde(serialize_with = "as_map")]
     tags: Vec<(String, String)>,
+    #[serde(serialize_with = "as_map")]
     fields: Vec<(String, Value)>,
+}
+
+/// A batch as a device in Rust would declare it, without this crate's encoder.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Message<'a> {
+    Batch { seq: u64, readings: &'a [Reading] },
+}
+
+fn as_map<V: Serialize, S: Serializer>(pairs: &[(String, V)], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_map(pairs.iter().map(|(name, value)| (name, value)))
 }
 
 fn text() -> impl Strategy<Value = String> {
@@ -85,6 +100,27 @@ fn body(message: &[u8]) -> &[u8] {
     }
 }
 
+/// The message decodes to exactly these readings.
+fn assert_sent(message: &[u8], seq: u64, sent: &[Reading]) {
+    let batch = Batch::open(body(message), &Limits::default()).unwrap();
+    assert_eq!(batch.seq(), seq);
+    assert_eq!(batch.len() as usize, sent.len());
+    assert_eq!(batch.fault(), None);
+    let mut readings = batch.readings();
+    let mut got = RawReading::default();
+    for reading in sent {
+        assert_eq!(readings.next(&mut got).unwrap(), Some(Ok(())));
+        assert_eq!(got.measurement, reading.measurement.as_deref());
+        assert_eq!(got.time, reading.time.map(RawTime::Units));
+        assert_eq!(&got.tags, &borrowed(&reading.tags));
+        let fields: Vec<_> =
+            reading.fields.iter().map(|(name, value)| (name.as_str(), value.raw())).collect();
+        assert_eq!(&got.fields, &fields);
+    }
+    assert_eq!(readings.next(&mut got).unwrap(), None);
+    assert_eq!(readings.next(&mut got).unwrap(), None);
+}
+
 proptest! {
     #[test]
     fn readings(seq in 1..=proto::MAX_SEQ, sent in prop::collection::vec(reading(), 1..20)) {
@@ -96,23 +132,9 @@ proptest! {
             let measurement = reading.measurement.as_deref();
             encoder.reading(measurement, reading.time, &borrowed(&reading.tags), &fields);
         }
-        let batch = Batch::open(body(encoder.finish()), &Limits::default()).unwrap();
-        prop_assert_eq!(batch.seq(), seq);
-        prop_assert_eq!(batch.len() as usize, sent.len());
-        prop_assert_eq!(batch.fault(), None);
-        let mut readings = batch.readings();
-        let mut got = RawReading::default();
-        for reading in &sent {
-            prop_assert_eq!(readings.next(&mut got).unwrap(), Some(Ok(())));
-            prop_assert_eq!(got.measurement, reading.measurement.as_deref());
-            prop_assert_eq!(got.time, reading.time.map(RawTime::Units));
-            prop_assert_eq!(&got.tags, &borrowed(&reading.tags));
-            let fields: Vec<_> =
-                reading.fields.iter().map(|(name, value)| (name.as_str(), value.raw())).collect();
-            prop_assert_eq!(&got.fields, &fields);
-        }
-        prop_assert_eq!(readings.next(&mut got).unwrap(), None);
-        prop_assert_eq!(readings.next(&mut got).unwrap(), None);
+        assert_sent(encoder.finish(), seq, &sent);
+        let by_serde = rmp_serde::to_vec_named(&Message::Batch { seq, readings: &sent }).unwrap();
+        assert_sent(&by_serde, seq, &sent);
     }
 
     #[test]

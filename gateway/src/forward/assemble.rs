@@ -2,8 +2,8 @@
 
 use super::{Cursor, Options, RecordSource, SourceError};
 use crate::{
-    record::{Envelope, EnvelopeError, Position},
-    sink::{Batch, Dropped, Record},
+    record::{Dropped, Envelope, EnvelopeError, Position},
+    sink::{Batch, Record},
 };
 use bytes::Bytes;
 

@@ -5,8 +5,8 @@
 //! taken for an empty one: the sink goes back to the oldest record that the log has and says so.
 
 use crate::{
-    record::Position,
-    sink::{Ledger, LogRange},
+    record::{Ledger, Position},
+    sink::LogRange,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -198,7 +198,7 @@ fn version(body: &[u8]) -> u32 {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::sink::Dropped;
+    use crate::record::Dropped;
 
     fn range() -> LogRange {
         LogRange { uuid: Uuid::new_v4(), oldest: Position(5), end: Position(100) }

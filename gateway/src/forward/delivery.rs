@@ -3,8 +3,8 @@
 use super::{Backoff, Cursor, CursorFile, Ended, Rejected, RejectedHandler, Status};
 use crate::{
     metrics::SinkMetrics,
-    record::{EnvelopeError, Point, Points, Position, Value},
-    sink::{Batch, Dropped, Ledger, RejectedPoint, Sink, SinkError},
+    record::{Dropped, EnvelopeError, Ledger, Point, Points, Position, Value},
+    sink::{Batch, RejectedPoint, Sink, SinkError},
 };
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 use tokio::{
@@ -163,7 +163,7 @@ impl<K: Sink> Delivery<K> {
             None => cursor.ledger = self.sink.ledger().unwrap_or_default(),
             Some(file) => {
                 let rejected = describe(batch, points);
-                cursor.ledger.enter(batch, rejected.len() as u64, Dropped::default());
+                batch.enter(&mut cursor.ledger, rejected.len() as u64, Dropped::default());
                 let (file, handler) = (Arc::clone(file), Arc::clone(&self.rejected));
                 let keep = task::spawn_blocking(move || {
                     if !rejected.is_empty() {

@@ -33,8 +33,8 @@ pub use source::{RecordSource, SourceError};
 
 use crate::{
     metrics::SinkMetrics,
-    record::Position,
-    sink::{Ledger, LogRange, Sink},
+    record::{Ledger, Position},
+    sink::{LogRange, Sink},
 };
 use delivery::{Delivered, Delivery};
 use reader::{Next, Reader};

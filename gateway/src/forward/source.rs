@@ -35,15 +35,14 @@ pub enum SourceError {
     Fatal(String),
 }
 
-/// The gateway's log.
 impl RecordSource for log::Reader {
     fn next(&mut self) -> Result<Option<(Position, Bytes)>, SourceError> {
         log::Reader::next(self).map_err(|error| match error {
             ReadError::Damaged { from, to } => SourceError::Damaged { from, to },
             ReadError::Io { .. } => SourceError::Retry(error.to_string()),
-            // Retention waits for every cursor: somebody else has deleted segments.
             ReadError::Deleted { .. } => SourceError::Fatal(format!(
-                "{error}: put the deleted segments back, then restart the gateway"
+                "{error}: what it held is gone; restore the log from a backup, or move the sink's \
+                 cursor away and it starts from what is left"
             )),
         })
     }

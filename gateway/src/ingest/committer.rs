@@ -19,7 +19,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::SystemTime,
@@ -79,6 +79,8 @@ pub struct Committer {
     ack_position: watch::Receiver<Position>,
     group: Vec<Entry>,
     full: Arc<AtomicBool>,
+    /// `committed_total`, for the ledger.
+    published_total: Arc<AtomicU64>,
     metrics: IngestMetrics,
 }
 
@@ -104,7 +106,7 @@ enum Verdict {
 
 impl Committer {
     /// Rebuilds the table of streams from the log. `ack_position` says up to where records may be
-    /// acknowledged.
+    /// acknowledged; `published_total` is kept at the number of accepted readings in the log.
     ///
     /// # Errors
     /// The log cannot be read, or was written by a newer gateway.
@@ -112,10 +114,12 @@ impl Committer {
         log: log::Writer,
         shared: &log::Shared,
         ack_position: watch::Receiver<Position>,
+        published_total: Arc<AtomicU64>,
         metrics: IngestMetrics,
     ) -> Result<Self, CommitterError> {
         let recovered = recover::recover(shared)?;
         metrics.accepted.absolute(recovered.accepted_total);
+        published_total.store(recovered.accepted_total, Ordering::Release);
         Ok(Self {
             log,
             admission: recovered.admission,
@@ -127,13 +131,9 @@ impl Committer {
             ack_position,
             group: Vec::new(),
             full: Arc::default(),
+            published_total,
             metrics,
         })
-    }
-
-    /// Accepted readings in the log so far.
-    pub fn accepted_total(&self) -> u64 {
-        self.accepted_total
     }
 
     /// Starts the thread. It ends well when every sender of the handle is gone, after it has
@@ -251,6 +251,7 @@ impl Committer {
                     self.admission.confirm();
                     self.bytes_since_checkpoint = self.bytes_since_checkpoint.saturating_add(bytes);
                     self.committed_total = self.accepted_total;
+                    self.published_total.store(self.accepted_total, Ordering::Release);
                     self.metrics.accepted.absolute(self.accepted_total);
                     self.metrics.group_batches.record(self.group.len() as f64);
                 }

@@ -22,7 +22,8 @@ fn start(dir: &Path, options: log::Options) -> Running {
     let files = Arc::new(log::RealFiles);
     let (writer, shared, _) = log::open(options, files, Position::ZERO).unwrap();
     let metrics = IngestMetrics::new(&Registry::new());
-    let committer = Committer::new(writer, &shared, shared.watch_durable(), metrics).unwrap();
+    let committer =
+        Committer::new(writer, &shared, shared.watch_durable(), Arc::default(), metrics).unwrap();
     let (handle, ended) = committer.spawn().unwrap();
     Running { handle, ended, shared }
 }

@@ -50,7 +50,7 @@ pub(super) fn keep_damaged(
 
 fn keep(files: &dyn Files, dir: &Path, name: &str, stretch: &Stretch<'_>) -> Option<PathBuf> {
     let path = dir.join(name);
-    let copied = files::create_dirs(files, dir).map_err(|(_, error)| error).and_then(|()| {
+    let copied = files::create_dirs(files, dir, false).map_err(|(_, error)| error).and_then(|()| {
         if files.open(&path, Open::Read).and_then(|file| file.size()).ok() == Some(stretch.bytes) {
             return Ok(());
         }

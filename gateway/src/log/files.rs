@@ -213,24 +213,34 @@ pub(super) fn read_full_at(file: &dyn File, buffer: &mut [u8], offset: u64) -> i
 }
 
 /// Makes a directory and those above it that are missing, and syncs every directory that got an
-/// entry. On an error the path is the one that it is about.
-pub(super) fn create_dirs(files: &dyn Files, dir: &Path) -> Result<(), (PathBuf, io::Error)> {
-    let missing: Vec<&Path> = dir
-        .ancestors()
-        .take_while(|path| !path.as_os_str().is_empty() && !files.is_dir(path))
-        .collect();
-    for path in missing.into_iter().rev() {
-        match files.create_dir(path) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-                return Err((path.to_owned(), error));
+/// entry. With `anew` it also syncs those above that were there: an earlier start may have made
+/// them and died before it synced them. On an error the path is the one that it is about.
+pub(super) fn create_dirs(
+    files: &dyn Files,
+    dir: &Path,
+    anew: bool,
+) -> Result<(), (PathBuf, io::Error)> {
+    let mut dirs: Vec<&Path> =
+        dir.ancestors().filter(|path| !path.as_os_str().is_empty()).collect();
+    dirs.reverse();
+    for path in dirs {
+        let made = !files.is_dir(path);
+        if made {
+            match files.create_dir(path) {
+                // Another gateway was quicker; the lock tells them apart.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err((path.to_owned(), error)),
+                Ok(()) => {}
             }
-            _ => {}
         }
-        let parent = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        files.sync_dir(parent).map_err(|error| (parent.to_owned(), error))?;
+        let Some(parent) = path.parent().filter(|_| made || anew) else { continue };
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        match files.sync_dir(parent) {
+            // We cannot have made anything in it.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied && !made => {}
+            Err(error) => return Err((parent.to_owned(), error)),
+            Ok(()) => {}
+        }
     }
     Ok(())
 }

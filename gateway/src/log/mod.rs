@@ -107,7 +107,8 @@ pub fn open(
     if options.max_record_bytes == 0 || options.max_record_bytes > format::MAX_PAYLOAD_BYTES {
         return Err(LogError::Options("the largest record must be of 1 byte to 16 MiB"));
     }
-    files::create_dirs(&*files, &options.dir).map_err(|(path, source)| LogError::Io {
+    let anew = !state::exists(&*files, &options.dir, state::StateFile::Meta);
+    files::create_dirs(&*files, &options.dir, anew).map_err(|(path, source)| LogError::Io {
         what: "make the directory",
         path,
         source,

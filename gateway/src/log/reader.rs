@@ -44,9 +44,9 @@ impl Reader {
         self.wanted
     }
 
-    /// Goes on with the record at `first`, as [`super::Shared::reader_at`] would begin.
-    pub fn seek(&mut self, first: Position) {
-        *self = Self::new(Arc::clone(&self.shared), first);
+    /// Goes on with the record at `position`.
+    pub fn seek(&mut self, position: Position) {
+        *self = Self::new(Arc::clone(&self.shared), position);
     }
 
     /// The next record; `None` if there is none yet that is durable.
@@ -83,6 +83,10 @@ impl Reader {
     /// One step in the segment where the wanted position is, the last position of that segment,
     /// and whether another one follows.
     fn step(&mut self) -> Result<Option<(Position, bool, Step)>, ReadError> {
+        // At the very end of a segment that was deleted, the next one is still there.
+        if self.at.as_ref().is_some_and(|place| place.segment.is_deleted()) {
+            self.at = None;
+        }
         let place = match &mut self.at {
             Some(place) => place,
             None => {
@@ -91,9 +95,6 @@ impl Reader {
             }
         };
         let segment = Arc::clone(&place.segment);
-        if segment.is_deleted() {
-            return Err(deleted(&self.shared, self.wanted));
-        }
         // In this order: if there is a following segment, the extent does not change any more.
         let following = self.shared.after(segment.base);
         let extent = segment.extent();

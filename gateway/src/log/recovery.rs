@@ -379,16 +379,10 @@ impl Work<'_> {
             last = known;
             usable = false;
         }
-        // What nothing vouches for may be in the page cache only, and after a failed sync the
-        // kernel takes such pages for clean. Written again, they are dirty, and a sync means
-        // something.
-        if let Some(from) = survey.first_above(vouched).filter(|from| *from < end) {
-            let stretch = found.stretch(from, end - from);
-            aside::for_each_chunk(&stretch, |at, chunk| write_all_at(&*found.file, chunk, at))
-                .map_err(found.io("rewrite"))?;
-        }
-        found.file.sync_all().map_err(found.io("sync"))?;
-        self.files.sync_dir(self.dir).map_err(LogError::io("sync", self.dir))?;
+        // The header too, as long as nothing behind it vouches for it.
+        let header = usable && vouched < found.base;
+        let unvouched = if header { Some(0) } else { survey.first_above(vouched) };
+        self.make_durable(found, unvouched.unwrap_or(end), end)?;
         let segment = Segment::new(
             found.base,
             found.path.clone(),
@@ -397,6 +391,16 @@ impl Work<'_> {
         );
         let active = usable.then(|| Active { file: Arc::clone(&found.file), sealed });
         Ok((segment, active))
+    }
+
+    /// What nothing vouches for may be in the page cache only, and after a failed sync the kernel
+    /// takes such pages for clean. Written again, they are dirty, and a sync means something.
+    fn make_durable(&self, found: &Found, from: u64, end: u64) -> Result<(), LogError> {
+        let stretch = found.stretch(from, end.saturating_sub(from));
+        aside::for_each_chunk(&stretch, |at, chunk| write_all_at(&*found.file, chunk, at))
+            .map_err(found.io("rewrite"))?;
+        found.file.sync_all().map_err(found.io("sync"))?;
+        self.files.sync_dir(self.dir).map_err(LogError::io("sync", self.dir))
     }
 
     fn survey(&self, found: &Found) -> Result<Survey, LogError> {

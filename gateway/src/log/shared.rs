@@ -134,7 +134,7 @@ impl Shared {
             let file = self.0.files.open(&path, Open::Read)?;
             let survey = Survey::take(file, Salt::new(self.0.uuid, base), base, extent.end)?;
             let end = following.as_ref().map_or(extent.last, |segment| before(segment.base));
-            Ok(SegmentReport::new(path.clone(), base, extent.end, &survey, end))
+            Ok(SegmentReport::new(path.clone(), base, extent.end, &survey, end, extent.end))
         };
         let report = read().map_err(|source| ReadError::Io { path, offset: 0, source })?;
         self.0.metrics.scrubbed.increment(1);

@@ -69,6 +69,11 @@ pub(super) fn load(
     }
 }
 
+/// Whether a state file is there, valid or not.
+pub(super) fn exists(files: &dyn Files, dir: &Path, which: StateFile) -> bool {
+    files.open(&dir.join(which.name()), Open::Read).is_ok()
+}
+
 /// Replaces a state file durably.
 pub(super) fn store(
     files: &dyn Files,

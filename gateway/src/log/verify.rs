@@ -63,13 +63,15 @@ impl Report {
 }
 
 impl SegmentReport {
-    /// `last` is the position with which the segment should end.
+    /// `last` is the position with which the segment should end; what begins at or behind
+    /// `durable_end` is torn, not damaged.
     pub(super) fn new(
         path: PathBuf,
         base: Position,
         bytes: u64,
         survey: &Survey,
         last: Position,
+        durable_end: u64,
     ) -> Self {
         let damage = |from, to, offset, bytes| Damaged {
             from,
@@ -82,7 +84,7 @@ impl SegmentReport {
         let mut damaged: Vec<Damaged> = survey
             .gaps
             .iter()
-            .filter(|gap| gap.from <= last)
+            .filter(|gap| gap.offset < durable_end)
             .map(|gap| damage(gap.from, gap.to.unwrap_or(last), gap.offset, gap.bytes))
             .collect();
         if survey.trailing().is_none() && survey.last < last {
@@ -187,16 +189,17 @@ impl Report {
         let survey = Survey::take(file, Salt::new(uuid, base), base, bytes)
             .map_err(LogError::io("read", &path))?;
         self.durable_upto = self.durable_upto.max(survey.durable_upto);
-        let last = match following {
-            Some(following) => before(following),
+        let (last, durable_end) = match following {
+            Some(following) => (before(following), bytes),
             // Of the last segment only what it vouches for itself has to be there.
             None => {
                 let torn = survey.gaps.iter().find(|gap| gap.from > self.durable_upto);
-                self.unfinished_bytes = torn.map_or(0, |gap| bytes.saturating_sub(gap.offset));
-                self.durable_upto
+                let durable_end = torn.map_or(bytes, |gap| gap.offset);
+                self.unfinished_bytes = bytes.saturating_sub(durable_end);
+                (self.durable_upto, durable_end)
             }
         };
-        let report = SegmentReport::new(path, base, bytes, &survey, last);
+        let report = SegmentReport::new(path, base, bytes, &survey, last, durable_end);
         self.damaged.extend(report.damaged.iter().cloned());
         let next = following.unwrap_or(report.last.max(last).next());
         self.segments.push(report);

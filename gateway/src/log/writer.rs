@@ -258,10 +258,11 @@ impl Writer {
         }
         let state = State { uuid: inner.uuid, value: oldest.0 };
         state::store(&*inner.files, &inner.dir, StateFile::Low, state)?;
+        // In this order: a reader that finds its segment deleted looks for it in the list.
+        inner.change(|list| list.drain(..gone.len()).count());
         for segment in &gone {
             segment.set_deleted();
         }
-        inner.change(|list| list.drain(..gone.len()).count());
         let mut deleted = DeletedSegments::default();
         let mut result = Ok(());
         for segment in &gone {

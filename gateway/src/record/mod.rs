@@ -6,6 +6,7 @@
 
 mod envelope;
 mod identity;
+mod ledger;
 mod point;
 mod position;
 
@@ -14,5 +15,6 @@ pub use envelope::{
     Source, patch_accepted_total,
 };
 pub use identity::Identity;
+pub use ledger::{Dropped, Ledger};
 pub use point::{Point, PointId, Points, Value, time_ns, value};
 pub use position::Position;

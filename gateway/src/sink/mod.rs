@@ -5,7 +5,7 @@
 
 pub mod store;
 
-use crate::record::{Envelope, EnvelopeError, Point, PointId, Points, Position};
+use crate::record::{Dropped, Envelope, EnvelopeError, Ledger, Point, PointId, Points, Position};
 use bytes::Bytes;
 use std::time::Duration;
 use uuid::Uuid;
@@ -38,72 +38,22 @@ pub struct Batch {
     pub dropped: Dropped,
 }
 
-/// Accepted readings that a sink does not hold, by reason.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(default)]
-pub struct Dropped {
-    /// Their record in the log cannot be read.
-    pub damaged: u64,
-    /// The sink's policy was to let the log go on without it.
-    pub skipped: u64,
-    /// The destination cannot hold them.
-    pub unsupported: u64,
-    /// Older than what the destination is told to keep.
-    pub expired: u64,
-}
-
-impl Dropped {
-    /// The sum over all reasons.
-    pub const fn total(&self) -> u64 {
-        self.damaged + self.skipped + self.unsupported + self.expired
-    }
-
-    /// Adds the counts of another.
-    pub const fn add(&mut self, other: Dropped) {
-        self.damaged += other.damaged;
-        self.skipped += other.skipped;
-        self.unsupported += other.unsupported;
-        self.expired += other.expired;
-    }
-}
-
-/// Where every reading went that a sink has passed. Written atomically with its cursor, so that
-/// `accepted_total - base = stored + quarantined + dropped` holds at every position.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-pub struct Ledger {
-    /// Accepted readings in the log before the first record that this sink was given; `None`
-    /// until it has been given one.
-    pub base: Option<u64>,
-    /// Accepted readings in the log up to and with the cursor.
-    pub accepted_total: u64,
-    /// Readings that the destination confirmed.
-    pub stored: u64,
-    /// Readings that the destination refused, kept with the reason.
-    pub quarantined: u64,
-    /// Readings that are nowhere, by reason.
-    pub dropped: Dropped,
-}
-
-impl Ledger {
-    /// Enters a batch of which `quarantined` readings were refused and kept aside and `dropped`
-    /// were not stored, besides those that the batch itself counts.
-    pub fn enter(&mut self, batch: &Batch, quarantined: u64, dropped: Dropped) {
-        let mut dropped = dropped;
-        let stored = batch.readings.saturating_sub(quarantined + dropped.total());
-        dropped.add(batch.dropped);
-        // Nothing is known yet if all that was passed could not be read.
-        if batch.accepted_total > 0 {
-            let of_batch = batch.readings + batch.dropped.total();
-            self.base.get_or_insert(batch.accepted_total.saturating_sub(of_batch));
-        }
-        self.accepted_total = batch.accepted_total;
-        self.stored += stored;
-        self.quarantined += quarantined;
-        self.dropped.add(dropped);
-    }
-}
-
 impl Batch {
+    /// Enters this batch into the ledger of a sink. `quarantined` of its readings were refused and
+    /// kept aside and `dropped` were not stored, besides those that the batch itself counts.
+    pub fn enter(&self, ledger: &mut Ledger, quarantined: u64, mut dropped: Dropped) {
+        ledger.stored += self.readings.saturating_sub(quarantined + dropped.total());
+        ledger.quarantined += quarantined;
+        dropped.add(self.dropped);
+        ledger.dropped.add(dropped);
+        // Nothing is known yet if all that was passed could not be read.
+        if self.accepted_total > 0 {
+            let of_batch = self.readings + self.dropped.total();
+            ledger.base.get_or_insert(self.accepted_total.saturating_sub(of_batch));
+        }
+        ledger.accepted_total = self.accepted_total;
+    }
+
     /// Calls `each` for every point, in the order of the log.
     ///
     /// # Errors

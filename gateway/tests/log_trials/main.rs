@@ -3,6 +3,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod corruption;
 mod disk;
+mod faults;
+mod golden;
 mod model;
 mod model_files;
+mod script;

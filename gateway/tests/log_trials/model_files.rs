@@ -77,7 +77,8 @@ struct Disk {
     fault: Option<Fault>,
     dead: bool,
     short: bool,
-    clock: i64,
+    clock_ns: i64,
+    tick_ns: i64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +108,8 @@ impl ModelFiles {
             fault: None,
             dead: false,
             short: false,
-            clock: 1_700_000_000_000_000_000,
+            clock_ns: 1_700_000_000_000_000_000,
+            tick_ns: 1_000_000,
         })))
     }
 
@@ -131,9 +133,14 @@ impl ModelFiles {
         self.disk().fault = fault;
     }
 
-    /// Whether a fault that was set has struck.
+    /// Whether a fault that was set has struck; it does not strike any more.
     pub(crate) fn fault_struck(&self) -> bool {
-        self.disk().fault.is_none()
+        self.disk().fault.take().is_none()
+    }
+
+    /// The time stands still.
+    pub(crate) fn stop_clock(&self) {
+        self.disk().tick_ns = 0;
     }
 
     /// Reads and writes are short and interrupted at random.
@@ -531,7 +538,7 @@ impl Files for ModelFiles {
 
     fn now_ns(&self) -> i64 {
         let mut disk = self.disk();
-        disk.clock += 1_000_000;
-        disk.clock
+        disk.clock_ns += disk.tick_ns;
+        disk.clock_ns
     }
 }

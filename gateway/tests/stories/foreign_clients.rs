@@ -70,3 +70,12 @@ fn the_sqlite3_command_reads_while_the_gateway_writes() {
     });
     assert!(fleet.wait().unwrap().success());
 }
+
+#[test]
+fn the_readme_shows_the_examples_as_they_are() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    for name in ["device.py", "device.mjs"] {
+        let example = std::fs::read_to_string(root().join("proto/examples").join(name)).unwrap();
+        assert!(readme.contains(example.trim_end()), "README.md shows another {name}");
+    }
+}

@@ -52,7 +52,7 @@ pub(super) fn open<'a>(reader: &mut Reader<'a>, limits: &Limits) -> Result<Batch
     if !found {
         fault = bad("the batch has neither `readings` nor `columns`");
     }
-    if !matches!(&source, Source::Rows(rows) if rows.ends_the_message()) || fault.is_some() {
+    if !matches!(&source, Source::Rows(rows) if rows.ends_the_message()) {
         reader.end()?;
     }
     if fault.is_some() {

@@ -28,7 +28,11 @@ impl<'a> DeviceMessage<'a> {
                 b"hello" => DeviceMessage::Hello(hello(reader)?),
                 b"result" => reserved(reader, "result")?,
                 b"auth" => reserved(reader, "auth")?,
-                _ => return Ok(None),
+                _ => {
+                    reader.skip(LEVEL_BODY)?;
+                    reader.end()?;
+                    return Ok(None);
+                }
             }))
         };
         read(&mut reader)

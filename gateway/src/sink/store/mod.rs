@@ -23,8 +23,11 @@ pub use hourly::Hour;
 pub use series::Kind;
 
 pub use super::LogRange;
-use super::{Batch, Ledger, Sink, SinkError};
-use crate::{metrics::StoreMetrics, record::Position};
+use super::{Batch, Sink, SinkError};
+use crate::{
+    metrics::StoreMetrics,
+    record::{Ledger, Position},
+};
 use rusqlite::ErrorCode;
 use std::{
     path::{Path, PathBuf},

@@ -1,10 +1,7 @@
 //! The tables, their version, and opening the file.
 
 use super::{OpenError, OpenError as E, StoredCursor};
-use crate::{
-    record::Position,
-    sink::{Dropped, Ledger},
-};
+use crate::record::{Dropped, Ledger, Position};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 use std::{fs, os::unix::fs::OpenOptionsExt, path::Path, time::Duration};
 use uuid::Uuid;

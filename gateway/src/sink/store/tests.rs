@@ -7,8 +7,8 @@ use super::{
 };
 use crate::{
     metrics::Registry,
-    record::{Codec, Envelope, Identity, Source},
-    sink::{Dropped, Record},
+    record::{Codec, Dropped, Envelope, Identity, Source},
+    sink::Record,
 };
 use proto::{BatchEncoder, DeviceMessage, Limits, RawValue, TimeUnit};
 use std::process::Command;

@@ -7,8 +7,8 @@ use super::{
     series::{Identity, Kind, Series},
 };
 use crate::{
-    record::{EnvelopeError, Point, Points, Value},
-    sink::{Batch, Dropped},
+    record::{Dropped, EnvelopeError, Point, Points, Value},
+    sink::Batch,
 };
 use rusqlite::{Connection, Transaction, TransactionBehavior, params, types::ValueRef};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -124,7 +124,7 @@ impl Writer {
             self.stale.mark(connection, row.series, row.time_ns.div_euclid(HOUR_NS))?;
         }
         state.position = batch.last;
-        state.ledger.enter(batch, 0, Dropped { expired, ..Dropped::default() });
+        batch.enter(&mut state.ledger, 0, Dropped { expired, ..Dropped::default() });
         state.overwritten += overwritten;
         state.points += inserted;
         state.save(connection)?;

@@ -47,6 +47,7 @@ impl Home {
     /// Number of rows of a device.
     pub fn count(&self, device: &str) -> u64 {
         let sql = "SELECT count(*) FROM readings WHERE device = ?1";
-        self.open_store().query_row(sql, [device], |row| row.get(0)).unwrap()
+        let count: i64 = self.open_store().query_row(sql, [device], |row| row.get(0)).unwrap();
+        count.unsigned_abs()
     }
 }

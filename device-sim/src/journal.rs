@@ -1,0 +1,320 @@
+//! What a run remembers for `verify`.
+//!
+//! A file of JSON lines: a header with the plan, one line for each device, and an end line. It is
+//! written while the run goes on, each time to a temporary file that then takes the name, so that
+//! a killed run leaves a usable journal. Such a journal is not `complete`: devices may have sent
+//! more than it says.
+
+use crate::plan::Plan;
+use anyhow::{Context, Result, bail, ensure};
+use proto::ErrorCode;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::Path;
+
+/// Version of the format that this build writes and reads.
+pub const FORMAT: u32 = 1;
+
+/// First line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// [`FORMAT`].
+    pub journal: u32,
+    /// Version of the tool that wrote it.
+    pub version: String,
+    /// What was to be sent.
+    pub plan: Plan,
+}
+
+/// Readings of one batch that were refused for good.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RefusedBatch {
+    /// The batch.
+    pub seq: u64,
+    /// The code, if the whole batch was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole: Option<ErrorCode>,
+    /// Index and code of the readings that the gateway named, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub readings: Vec<(u32, ErrorCode)>,
+    /// How many more it refused without naming them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unnamed: u32,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+impl RefusedBatch {
+    /// How many readings of a batch of `batch` were refused.
+    pub fn count(&self, batch: u32) -> u32 {
+        if self.whole.is_some() {
+            batch
+        } else {
+            (u32::try_from(self.readings.len()).unwrap_or(u32::MAX)).saturating_add(self.unnamed)
+        }
+    }
+}
+
+/// What is known of one device's batches.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Ledger {
+    /// Index of the device.
+    pub device: u32,
+    /// Its stream.
+    pub stream: u64,
+    /// Everything from the plan's `start_seq` up to here is acknowledged.
+    pub acked: u64,
+    /// Everything up to here was sent at least once.
+    pub sent: u64,
+    /// Batches that found the outbox full and never got a number: from this sequence number on,
+    /// so many batches of the schedule are missing in all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shed: Vec<(u64, u32)>,
+    /// What was refused for good, ascending by sequence number.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<RefusedBatch>,
+}
+
+impl Ledger {
+    /// Nothing sent yet.
+    pub fn new(plan: &Plan, device: u32) -> Self {
+        let before = plan.start_seq - 1;
+        let stream = plan.stream_of(device);
+        Self { device, stream, acked: before, sent: before, shed: vec![], refused: vec![] }
+    }
+
+    /// A batch of the schedule found no room; the next one that does will be `seq`.
+    pub fn shed_before(&mut self, seq: u64) {
+        let total = self.shed.last().map_or(0, |last| last.1) + 1;
+        match self.shed.last_mut() {
+            Some(last) if last.0 == seq => last.1 = total,
+            _ => self.shed.push((seq, total)),
+        }
+    }
+
+    /// The place in the schedule of a sequence number.
+    pub fn tick_of(&self, plan: &Plan, seq: u64) -> u32 {
+        let after = self.shed.partition_point(|&(from, _)| from <= seq);
+        let shed = after.checked_sub(1).map_or(0, |last| self.shed[last].1);
+        u32::try_from(seq - plan.start_seq).unwrap_or(u32::MAX).saturating_add(shed)
+    }
+
+    /// What was refused of a batch.
+    pub fn refused_of(&self, seq: u64) -> Option<&RefusedBatch> {
+        let place = self.refused.binary_search_by_key(&seq, |refused| refused.seq).ok()?;
+        self.refused.get(place)
+    }
+
+    /// Remembers a refusal; false if the gateway only repeats itself.
+    pub fn refuse(&mut self, refused: RefusedBatch) -> bool {
+        match self.refused.binary_search_by_key(&refused.seq, |known| known.seq) {
+            Ok(_) => false,
+            Err(place) => {
+                self.refused.insert(place, refused);
+                true
+            }
+        }
+    }
+}
+
+/// Last line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct End {
+    /// Number of device lines.
+    end: u32,
+    /// False while the run was going on.
+    complete: bool,
+}
+
+/// Writes the whole journal and puts it in the place of an older one.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write(
+    path: &Path,
+    plan: &Plan,
+    ledgers: impl Iterator<Item = Ledger>,
+    complete: bool,
+) -> Result<()> {
+    let temporary = path.with_extension("tmp");
+    let write = || -> Result<()> {
+        let mut out = BufWriter::new(File::create(&temporary)?);
+        let version = crate::VERSION.to_owned();
+        line(&mut out, &Header { journal: FORMAT, version, plan: plan.clone() })?;
+        let mut count = 0;
+        for ledger in ledgers {
+            line(&mut out, &ledger)?;
+            count += 1;
+        }
+        line(&mut out, &End { end: count, complete })?;
+        out.into_inner()?.sync_data()?;
+        Ok(std::fs::rename(&temporary, path)?)
+    };
+    write().with_context(|| format!("cannot write the journal {}", path.display()))
+}
+
+fn line<T: Serialize>(out: &mut impl Write, value: &T) -> Result<()> {
+    serde_json::to_writer(&mut *out, value)?;
+    Ok(out.write_all(b"\n")?)
+}
+
+/// A journal that is being read, device by device.
+#[derive(Debug)]
+pub struct Journal {
+    /// The plan of the run.
+    pub plan: Plan,
+    /// False if the run was killed: more may have been sent than the journal says.
+    pub complete: bool,
+    path: std::path::PathBuf,
+}
+
+impl Journal {
+    /// Opens a journal and checks that it is whole.
+    ///
+    /// # Errors
+    /// It cannot be read, is not a journal, is cut off, or was written by a newer version.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut journal = Self { plan: read_header(path)?, complete: false, path: path.into() };
+        let mut devices = 0;
+        let mut end = None;
+        for line in journal.lines()? {
+            let line = line?;
+            match serde_json::from_str::<Ledger>(&line) {
+                Ok(ledger) => {
+                    ensure!(
+                        end.is_none() && ledger.device < journal.plan.devices,
+                        "{} is damaged: device {}",
+                        path.display(),
+                        ledger.device
+                    );
+                    devices += 1;
+                }
+                Err(_) => {
+                    end = Some(serde_json::from_str::<End>(&line).with_context(|| {
+                        format!("{} is damaged: cannot read {line:.80?}", path.display())
+                    })?);
+                }
+            }
+        }
+        match end {
+            Some(End { end, complete }) if end == devices => journal.complete = complete,
+            _ => bail!("{} is cut off: it has no end line", path.display()),
+        }
+        Ok(journal)
+    }
+
+    /// Walks the devices, one in memory at a time.
+    ///
+    /// # Errors
+    /// The file cannot be opened any more.
+    pub fn ledgers(&self) -> Result<impl Iterator<Item = Result<Ledger>> + use<>> {
+        Ok(self
+            .lines()?
+            .filter(|line| line.as_ref().map_or(true, |line| !line.starts_with("{\"end\"")))
+            .map(|line| Ok(serde_json::from_str(&line?)?)))
+    }
+
+    fn lines(&self) -> Result<impl Iterator<Item = std::io::Result<String>> + use<>> {
+        let file = File::open(&self.path)
+            .with_context(|| format!("cannot read the journal {}", self.path.display()))?;
+        Ok(BufReader::new(file).lines().skip(1))
+    }
+}
+
+fn read_header(path: &Path) -> Result<Plan> {
+    #[derive(Deserialize)]
+    struct Format {
+        journal: u32,
+    }
+    let file =
+        File::open(path).with_context(|| format!("cannot read the journal {}", path.display()))?;
+    let mut line = String::new();
+    BufReader::new(file)
+        .read_line(&mut line)
+        .with_context(|| format!("cannot read the journal {}", path.display()))?;
+    let not_one = || format!("{} is not a journal of device-sim", path.display());
+    let format: Format = serde_json::from_str(&line).with_context(not_one)?;
+    ensure!(
+        format.journal == FORMAT,
+        "{} has format {}, this device-sim reads {FORMAT}: verify with the version that ran it",
+        path.display(),
+        format.journal
+    );
+    let header: Header = serde_json::from_str(&line).with_context(not_one)?;
+    header.plan.check().map_err(anyhow::Error::msg).with_context(not_one)?;
+    Ok(header.plan)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::plan::tests::plan;
+
+    fn ledgers() -> Vec<Ledger> {
+        let mut busy = Ledger { acked: 3, sent: 5, ..Ledger::new(&plan(), 1) };
+        busy.shed_before(2);
+        busy.shed_before(2);
+        busy.shed_before(4);
+        let readings = vec![(0, ErrorCode::NotFinite), (7, ErrorCode::TimeInFuture)];
+        busy.refuse(RefusedBatch { seq: 3, whole: None, readings, unnamed: 2 });
+        let whole = Some(ErrorCode::SeqReused);
+        busy.refuse(RefusedBatch { seq: 2, whole, ..RefusedBatch::default() });
+        vec![Ledger::new(&plan(), 0), busy]
+    }
+
+    #[test]
+    fn comes_back_as_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.journal");
+        for complete in [false, true] {
+            write(&path, &plan(), ledgers().into_iter(), complete).unwrap();
+            let journal = Journal::open(&path).unwrap();
+            assert_eq!((&journal.plan, journal.complete), (&plan(), complete));
+            let read: Vec<Ledger> = journal.ledgers().unwrap().map(Result::unwrap).collect();
+            assert_eq!(read, ledgers());
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file");
+    }
+
+    #[test]
+    fn sequence_numbers_know_their_place_in_the_schedule() {
+        let ledger = &ledgers()[1];
+        let ticks: Vec<u32> = (1..=5).map(|seq| ledger.tick_of(&plan(), seq)).collect();
+        assert_eq!(ticks, [0, 3, 4, 6, 7]);
+    }
+
+    #[test]
+    fn a_repeated_refusal_counts_once() {
+        let mut ledger = ledgers().remove(1);
+        assert!(!ledger.refuse(RefusedBatch { seq: 3, ..RefusedBatch::default() }));
+        assert_eq!(ledger.refused_of(3).unwrap().count(10), 4);
+        assert_eq!(ledger.refused_of(2).unwrap().count(10), 10);
+        assert_eq!(ledger.refused_of(4), None);
+    }
+
+    #[test]
+    fn damage_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.journal");
+        write(&path, &plan(), ledgers().into_iter(), true).unwrap();
+        let whole = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = whole.lines().collect();
+        for (text, word) in [
+            (String::new(), "not a journal"),
+            ("{\"end\":0}\n".to_owned(), "not a journal"),
+            (whole.replace("\"journal\":1", "\"journal\":2"), "format 2"),
+            (lines[..3].join("\n"), "cut off"),
+            ([lines[0], lines[1], lines[3]].join("\n"), "cut off"),
+            (whole[..whole.len() - 5].to_owned(), "damaged"),
+            (whole.replace("\"device\":1", "\"device\":9"), "damaged"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let message = format!("{:#}", Journal::open(&path).unwrap_err());
+            assert!(message.contains(word), "{message}");
+        }
+    }
+}

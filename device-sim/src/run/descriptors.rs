@@ -1,0 +1,34 @@
+//! The limit of open files, one for each connection.
+
+use anyhow::{Result, bail};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Files that a run opens besides its connections: store of time zones, key, journal, runtime.
+const SPARE: u64 = 64;
+
+/// Raises the limit so that `connections` fit.
+///
+/// # Errors
+/// The system does not allow as many.
+pub(super) fn allow(connections: u32) -> Result<()> {
+    let needed = u64::from(connections) + SPARE;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_none_or(|current| current >= needed) {
+        return Ok(());
+    }
+    let wider = maximum.map(|maximum| maximum.max(needed));
+    let within = Rlimit { current: Some(needed), maximum };
+    let beyond = Rlimit { current: Some(needed), maximum: wider };
+    let raised = match maximum {
+        Some(maximum) if maximum < needed => setrlimit(Resource::Nofile, beyond),
+        _ => setrlimit(Resource::Nofile, within),
+    };
+    if raised.is_err() {
+        let allowed = maximum.or(current).unwrap_or(0);
+        bail!(
+            "{connections} devices need {needed} open files and {allowed} are allowed: raise the \
+             limit (ulimit -n {needed}) or use fewer --devices"
+        );
+    }
+    Ok(())
+}

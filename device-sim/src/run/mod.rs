@@ -1,0 +1,238 @@
+//! Plays a plan: every device a real connection, to its end or to a signal.
+//!
+//! `play` reads top to bottom: prepare, start the devices, wait for the end, drain, report. The
+//! journal is written all the while.
+
+mod backoff;
+mod credentials;
+mod descriptors;
+mod device;
+mod fleet;
+mod link;
+mod outbox;
+mod progress;
+mod report;
+mod session;
+mod tally;
+mod tickets;
+
+pub use credentials::Credentials;
+pub use fleet::Mode;
+pub use report::{Latency, Outcome, Report, Settings};
+pub use tally::Errors;
+
+use crate::journal::{self, Ledger};
+use crate::plan::Plan;
+use anyhow::Result;
+use fleet::Fleet;
+use link::Connector;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tally::{Tally, lock};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+/// From one writing of the journal to the next.
+const JOURNAL_EVERY: Duration = Duration::from_secs(2);
+/// A run in which no device could connect for so long ends.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
+/// So many failures that only a person can mend end it at once.
+const GIVE_UP_FAILURES: u64 = 3;
+/// From one look for such a failure to the next.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// What a run is asked for.
+#[derive(Debug)]
+pub struct Options {
+    /// `wss://host:port/v1/telemetry`.
+    pub url: String,
+    /// The gateway's CA, PEM.
+    pub ca: PathBuf,
+    /// How devices prove who they are.
+    pub credentials: Credentials,
+    /// What is sent. `base_ns` is set when the run starts.
+    pub plan: Plan,
+    /// How batches are written.
+    pub mode: Mode,
+    /// Most batches that a device keeps.
+    pub outbox: usize,
+    /// Longest wait for acks after the schedule.
+    pub drain_timeout: Duration,
+    /// Number of source addresses towards the loopback; absent: as many as are needed.
+    pub source_addresses: Option<u32>,
+    /// Where the journal goes, if anywhere.
+    pub journal: Option<PathBuf>,
+    /// Shows nothing while the run goes on.
+    pub quiet: bool,
+}
+
+/// Plays the plan.
+///
+/// # Errors
+/// It cannot begin (files, names, limits), or the journal cannot be written.
+pub async fn play(options: Options) -> Result<Report> {
+    descriptors::allow(options.plan.devices)?;
+    let (fleet, settings, files) = prepare(options).await?;
+    let mut devices = JoinSet::new();
+    for index in 0..fleet.plan.devices {
+        devices.spawn(device::run(Arc::clone(&fleet), index));
+    }
+    let showing = async {
+        if files.quiet { std::future::pending().await } else { progress::show(fleet.clone()).await }
+    };
+    let outcome = tokio::select! {
+        outcome = conduct(&fleet, &mut devices, files.drain_timeout) => outcome?,
+        error = keep_journal(&fleet, files.journal.as_ref()) => return Err(error),
+        () = showing => unreachable!("shows until it is dropped"),
+    };
+    let took = fleet.start.elapsed();
+    if let Some(journal) = &files.journal {
+        journal.save(&fleet, true)?;
+    }
+    Ok(Report::new(&fleet.tally, settings, outcome, took))
+}
+
+/// The journal's file. A lock, since the last writing may meet one that is under way.
+struct JournalFile {
+    path: PathBuf,
+    complete: Mutex<bool>,
+}
+
+impl JournalFile {
+    fn save(&self, fleet: &Fleet, complete: bool) -> Result<()> {
+        let mut done = lock(&self.complete);
+        if !*done {
+            let ledgers = fleet.ledgers.iter().map(|ledger| lock(ledger).clone());
+            journal::write(&self.path, &fleet.plan, ledgers, complete)?;
+            *done = complete;
+        }
+        Ok(())
+    }
+}
+
+struct Files {
+    journal: Option<Arc<JournalFile>>,
+    quiet: bool,
+    drain_timeout: Duration,
+}
+
+async fn prepare(options: Options) -> Result<(Arc<Fleet>, Settings, Files)> {
+    let Options { url, ca, credentials, mut plan, mode, outbox, drain_timeout, .. } = options;
+    let connector = Connector::new(&url, &ca, plan.devices, options.source_addresses).await?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    plan.base_ns = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
+    plan.check().map_err(anyhow::Error::msg)?;
+    let settings = Settings {
+        url,
+        plan: plan.clone(),
+        mode,
+        outbox,
+        drain_timeout_s: drain_timeout.as_secs_f64(),
+    };
+    let ledgers = (0..plan.devices).map(|device| Mutex::new(Ledger::new(&plan, device))).collect();
+    let fleet = Fleet {
+        plan,
+        mode,
+        outbox,
+        connector,
+        credentials,
+        tally: Tally::default(),
+        ledgers,
+        start: Instant::now(),
+        stop: CancellationToken::new(),
+        abort: CancellationToken::new(),
+    };
+    let journal =
+        options.journal.map(|path| Arc::new(JournalFile { path, complete: Mutex::new(false) }));
+    let files = Files { journal, quiet: options.quiet, drain_timeout };
+    Ok((Arc::new(fleet), settings, files))
+}
+
+/// Waits for the devices, for a signal, for the end of the draining, or until it is clear that no
+/// device will ever connect.
+async fn conduct(
+    fleet: &Arc<Fleet>,
+    devices: &mut JoinSet<()>,
+    drain_timeout: Duration,
+) -> Result<Outcome> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let end = fleet.start + Duration::from_nanos(fleet.plan.duration_ns);
+    let mut deadline = std::pin::pin!(sleep_until(end + drain_timeout));
+    let mut outcome = Outcome::Completed;
+    loop {
+        tokio::select! {
+            joined = devices.join_next() => match joined {
+                // Whatever the reason, nothing was reached.
+                None if outcome == Outcome::Completed && fleet.tally.welcomes.get() == 0 => {
+                    return Ok(Outcome::Failed);
+                }
+                None => return Ok(outcome),
+                Some(joined) => joined?,
+            },
+            _ = interrupt.recv() => interrupted(fleet, &mut outcome),
+            _ = terminate.recv() => interrupted(fleet, &mut outcome),
+            () = deadline.as_mut(), if !fleet.abort.is_cancelled() => fleet.abort.cancel(),
+            () = hopeless(fleet), if outcome != Outcome::Failed && !fleet.abort.is_cancelled() => {
+                outcome = Outcome::Failed;
+                fleet.stop.cancel();
+                fleet.abort.cancel();
+            }
+        }
+        if fleet.stop.is_cancelled() && outcome == Outcome::Interrupted {
+            let early = Instant::now() + drain_timeout;
+            if early < deadline.deadline() {
+                deadline.as_mut().reset(early);
+            }
+        }
+    }
+}
+
+/// The first signal ends the schedule, the second one the waiting for acks.
+fn interrupted(fleet: &Fleet, outcome: &mut Outcome) {
+    if fleet.stop.is_cancelled() {
+        fleet.abort.cancel();
+    } else {
+        eprintln!("ending early: waiting for what was sent (once more to stop at once)");
+        *outcome = Outcome::Interrupted;
+        fleet.stop.cancel();
+    }
+}
+
+/// Returns when it is clear that no device will ever connect. Cancel safe.
+async fn hopeless(fleet: &Fleet) {
+    loop {
+        sleep(LOOK_EVERY).await;
+        if fleet.tally.welcomes.get() > 0 {
+            return std::future::pending().await;
+        }
+        let errors = fleet.tally.errors();
+        let failures = |permanent: bool| -> u64 {
+            let counts = errors.iter().filter(|(kind, _)| !permanent || link::is_permanent(kind));
+            counts.map(|(_, errors)| errors.count).sum()
+        };
+        let needed = GIVE_UP_FAILURES.min(u64::from(fleet.plan.devices));
+        if failures(true) >= needed
+            || (failures(false) > 0 && fleet.start.elapsed() >= GIVE_UP_AFTER)
+        {
+            return;
+        }
+    }
+}
+
+/// Writes the journal again and again; returns only with an error. Cancel safe: a journal that is
+/// half written has not taken the name yet.
+async fn keep_journal(fleet: &Arc<Fleet>, journal: Option<&Arc<JournalFile>>) -> anyhow::Error {
+    let Some(journal) = journal else { return std::future::pending().await };
+    loop {
+        let (fleet, journal) = (Arc::clone(fleet), Arc::clone(journal));
+        match tokio::task::spawn_blocking(move || journal.save(&fleet, false)).await {
+            Ok(Ok(())) => sleep(JOURNAL_EVERY).await,
+            Ok(Err(error)) => return error,
+            Err(error) => return error.into(),
+        }
+    }
+}

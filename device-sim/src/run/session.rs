@@ -1,0 +1,362 @@
+//! A device's conversation with the gateway, from `hello` to the end of the connection.
+//!
+//! Sends what the outbox names, takes acks and refusals. It never blocks on a full socket: writing,
+//! reading and the schedule go on side by side in one task.
+
+use super::device::Device;
+use super::link::{Link, LinkError, MAX_RX_BYTES};
+use super::outbox::Conflict;
+use super::tally::lock;
+use crate::journal::RefusedBatch;
+use bytes::Bytes;
+use futures_util::{Sink, Stream};
+use proto::{ErrorCode, GatewayMessage, Hello, Nack, Welcome, encode::encode_hello};
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_tungstenite::tungstenite::{self, Message};
+
+/// Longest wait for `welcome`; the gateway may first have to finish an older connection.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(60);
+/// Silence after which the device pings, and after as much again gives the link up.
+const SILENCE: Duration = Duration::from_secs(45);
+/// Most bytes that are handed to the socket before it has taken them.
+const FLUSH_BYTES: usize = 128 * 1024;
+/// Longest wait for the gateway's part of closing.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How a connection ended.
+pub(super) enum Ended {
+    /// Everything is acknowledged and the schedule is over.
+    Finished,
+    /// To be tried again.
+    Lost(LinkError),
+    /// Going on would lose or double data.
+    Hopeless(String),
+}
+
+/// What a connection waits for.
+enum Event {
+    Message(Message),
+    Flushed,
+    Lost(LinkError),
+    Timer,
+    Stop,
+    Abort,
+}
+
+struct Session<'a> {
+    device: &'a mut Device,
+    link: Link,
+    /// Something waits to be flushed.
+    dirty: bool,
+    welcomed: bool,
+    /// Nothing is sent before this moment: the gateway asked for it.
+    pause: Option<Instant>,
+    heard: Instant,
+    pinged: bool,
+    /// The gateway said goodbye: when it wants this device back.
+    goodbye: Option<LinkError>,
+}
+
+/// Talks to the gateway until the connection or the run ends.
+pub(super) async fn run(device: &mut Device, link: Link) -> Ended {
+    let mut session = Session {
+        device,
+        link,
+        dirty: false,
+        welcomed: false,
+        pause: None,
+        heard: Instant::now(),
+        pinged: false,
+        goodbye: None,
+    };
+    match session.talk().await {
+        Ok(ended) | Err(ended) => ended,
+    }
+}
+
+impl From<Conflict> for Ended {
+    fn from(conflict: Conflict) -> Self {
+        Ended::Hopeless(conflict.to_string())
+    }
+}
+
+impl From<LinkError> for Ended {
+    fn from(error: LinkError) -> Self {
+        Ended::Lost(error)
+    }
+}
+
+impl Session<'_> {
+    async fn talk(&mut self) -> Result<Ended, Ended> {
+        let mut hello = Vec::new();
+        let plan = &self.device.fleet.plan;
+        encode_hello(
+            &Hello {
+                stream: Some(plan.stream_of(self.device.sender.index)),
+                time_unit: plan.time_unit(),
+                measurement: Some(plan.profile.measurement().to_owned()),
+                max_rx: Some(MAX_RX_BYTES),
+                firmware: Some(format!("device-sim {}", crate::VERSION)),
+                model: None,
+            },
+            &mut hello,
+        );
+        self.put(Message::Binary(hello.into()))?;
+        let started = Instant::now();
+        let mut timer = std::pin::pin!(sleep_until(started));
+        loop {
+            let now = Instant::now();
+            self.device.take_due(now);
+            if self.welcomed {
+                self.send_batches(now)?;
+            } else if now >= started + WELCOME_TIMEOUT {
+                return Err(LinkError::new("no_welcome", "the gateway sends no welcome").into());
+            }
+            if self.device.finished() {
+                self.close().await;
+                return Ok(Ended::Finished);
+            }
+            self.watch_silence(now)?;
+            let wake = self.wake(started);
+            if timer.deadline() != wake {
+                timer.as_mut().reset(wake);
+            }
+            match self.event(timer.as_mut()).await {
+                Event::Message(message) => self.take(message)?,
+                Event::Flushed => self.dirty = false,
+                Event::Lost(error) => return Err(self.goodbye.take().unwrap_or(error).into()),
+                Event::Timer => {}
+                Event::Stop => self.device.end_schedule(Instant::now()),
+                Event::Abort => {
+                    self.close().await;
+                    return Ok(Ended::Finished);
+                }
+            }
+        }
+    }
+
+    /// The next moment at which something is to be done without a message.
+    fn wake(&self, started: Instant) -> Instant {
+        let silence = self.heard + if self.pinged { 2 * SILENCE } else { SILENCE };
+        let mut wake = silence;
+        if !self.welcomed {
+            wake = wake.min(started + WELCOME_TIMEOUT);
+        }
+        [self.device.next_due(), self.pause].into_iter().flatten().fold(wake, Instant::min)
+    }
+
+    async fn event(&mut self, mut timer: Pin<&mut Sleep>) -> Event {
+        let Session { device, link, dirty, .. } = self;
+        let link = std::future::poll_fn(|cx| {
+            let mut link = Pin::new(&mut *link);
+            if *dirty {
+                match link.as_mut().poll_flush(cx) {
+                    Poll::Ready(Ok(())) => return Poll::Ready(Event::Flushed),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Event::Lost(lost(&error))),
+                    Poll::Pending => {}
+                }
+            }
+            link.poll_next(cx).map(|read| match read {
+                Some(Ok(message)) => Event::Message(message),
+                Some(Err(error)) => Event::Lost(lost(&error)),
+                None => Event::Lost(LinkError::new("closed", "the gateway closed the connection")),
+            })
+        });
+        tokio::select! {
+            biased;
+            () = device.fleet.abort.cancelled() => Event::Abort,
+            () = device.fleet.stop.cancelled(), if device.scheduling() => Event::Stop,
+            event = link => event,
+            () = &mut timer => Event::Timer,
+        }
+    }
+
+    /// Hands a message to the link; the loop flushes it.
+    fn put(&mut self, message: Message) -> Result<(), Ended> {
+        self.dirty = true;
+        Pin::new(&mut self.link).start_send(message).map_err(|error| Ended::Lost(lost(&error)))
+    }
+
+    fn send_batches(&mut self, now: Instant) -> Result<(), Ended> {
+        self.pause = self.pause.filter(|&until| now < until);
+        if self.pause.is_some() || self.goodbye.is_some() {
+            return Ok(());
+        }
+        let mut bytes = 0;
+        // What the socket has not taken yet comes first.
+        while !self.dirty || bytes > 0 {
+            let Some((seq, tick)) = self.device.outbox.next_to_send() else { break };
+            if bytes >= FLUSH_BYTES {
+                break;
+            }
+            let fleet = &self.device.fleet;
+            let message = fleet.encode(&self.device.sender, tick, seq);
+            let readings = u64::from(fleet.plan.batch);
+            bytes += message.len();
+            let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
+            if self.device.outbox.sent(length) {
+                fleet.tally.sent.add(readings);
+                lock(&fleet.ledgers[self.device.sender.index as usize]).sent = seq;
+            } else {
+                fleet.tally.resent.add(readings);
+            }
+            self.put(Message::Binary(message))?;
+        }
+        Ok(())
+    }
+
+    fn watch_silence(&mut self, now: Instant) -> Result<(), Ended> {
+        let silence = now.duration_since(self.heard);
+        if silence >= 2 * SILENCE {
+            return Err(LinkError::new("silent", "the gateway answers no ping").into());
+        }
+        if silence >= SILENCE && !self.pinged {
+            self.pinged = true;
+            self.put(Message::Ping(Bytes::new()))?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, message: Message) -> Result<(), Ended> {
+        self.heard = Instant::now();
+        self.pinged = false;
+        let bytes = match message {
+            Message::Binary(bytes) => bytes,
+            Message::Close(frame) => {
+                let said = frame.map_or(String::new(), |frame| {
+                    format!(" with {} {:?}", u16::from(frame.code), frame.reason.as_str())
+                });
+                let sentence = format!("the gateway closed the connection{said}");
+                let error = LinkError::new("closed", sentence);
+                return Err(self.goodbye.take().unwrap_or(error).into());
+            }
+            // A ping was answered by the library; its answer waits to be flushed.
+            Message::Ping(_) => {
+                self.dirty = true;
+                return Ok(());
+            }
+            _ => return Ok(()),
+        };
+        let message = match GatewayMessage::decode(&bytes) {
+            Ok(message) => message,
+            // Later versions of the protocol may send more.
+            Err(error) if error.code == ErrorCode::UnknownKind => return Ok(()),
+            Err(error) => {
+                let sentence = format!("the gateway sends what is no message: {error}");
+                return Err(LinkError::new("bad_message", sentence).into());
+            }
+        };
+        match message {
+            GatewayMessage::Welcome(welcome) => self.welcome(&welcome),
+            GatewayMessage::Ack(ack) => Ok(self.acknowledged(ack.seq)?),
+            GatewayMessage::Nack(nack) => self.refused(nack),
+            GatewayMessage::Goodbye(goodbye) => {
+                let wish = Duration::from_millis(u64::from(goodbye.reconnect_after_ms));
+                let sentence =
+                    format!("the gateway says goodbye: {} ({})", goodbye.code, goodbye.reason);
+                self.goodbye = Some(LinkError {
+                    retry_after: Some(wish),
+                    ..LinkError::new("goodbye", sentence)
+                });
+                Ok(())
+            }
+        }
+    }
+
+    fn welcome(&mut self, welcome: &Welcome) -> Result<(), Ended> {
+        let readings = welcome.limits.readings;
+        let plan = &self.device.fleet.plan;
+        if plan.batch > readings {
+            let batch = plan.batch;
+            return Err(Ended::Hopeless(format!(
+                "--batch {batch} is more than this gateway takes: {readings}"
+            )));
+        }
+        if let Some(acked) = welcome.acked_seq {
+            self.acknowledged(acked)?;
+        }
+        let logged = welcome.logged_seq.max(welcome.acked_seq);
+        self.device.outbox.welcome(welcome.window, logged)?;
+        self.device.backoff.reset();
+        self.welcomed = true;
+        let tally = &self.device.fleet.tally;
+        tally.welcomes.add(1);
+        if std::mem::replace(&mut self.device.welcomed_before, true) {
+            tally.reconnects.add(1);
+        }
+        Ok(())
+    }
+
+    fn acknowledged(&mut self, seq: u64) -> Result<(), Conflict> {
+        let now = Instant::now();
+        let Device { fleet, sender, outbox, .. } = &mut *self.device;
+        let mut ledger = lock(&fleet.ledgers[sender.index as usize]);
+        let batch = fleet.plan.batch;
+        outbox.acknowledged(seq, |seq, tick| {
+            fleet.tally.ack_latency(sender.index, now - fleet.due(sender.index, tick));
+            let refused = ledger.refused_of(seq).map_or(0, |refused| refused.count(batch));
+            fleet.tally.acked.add(u64::from(batch.saturating_sub(refused)));
+            ledger.acked = seq;
+        })
+    }
+
+    fn refused(&mut self, nack: Nack) -> Result<(), Ended> {
+        if let Some(after) = nack.retry_after_ms {
+            self.device.fleet.tally.retries.add(1);
+            self.device.outbox.put_off(nack.seq);
+            let until = Instant::now() + Duration::from_millis(u64::from(after));
+            self.pause = Some(self.pause.map_or(until, |pause| pause.max(until)));
+            return Ok(());
+        }
+        if let Some(expected) = nack.expected {
+            return Ok(self.device.outbox.expected(expected)?);
+        }
+        let Device { fleet, sender, .. } = &*self.device;
+        let mut readings: Vec<_> =
+            nack.readings.iter().map(|reading| (reading.index, reading.code)).collect();
+        readings.sort_unstable_by_key(|&(index, _)| index);
+        readings.dedup_by_key(|&mut (index, _)| index);
+        let refused = RefusedBatch {
+            seq: nack.seq,
+            whole: (nack.refused == Some(true)).then_some(nack.code),
+            readings,
+            unnamed: nack.more.unwrap_or(0),
+        };
+        let mut ledger = lock(&fleet.ledgers[sender.index as usize]);
+        if ledger.refuse(refused.clone()) {
+            match refused.whole {
+                Some(code) => fleet.tally.refused(code, u64::from(fleet.plan.batch)),
+                None => {
+                    refused.readings.iter().for_each(|&(_, code)| fleet.tally.refused(code, 1));
+                    fleet.tally.refused(nack.code, u64::from(refused.unnamed));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes in good order, as far as the gateway goes along.
+    async fn close(&mut self) {
+        let close = async {
+            if self.link.close(None).await.is_ok() {
+                let mut link = Pin::new(&mut self.link);
+                while let Some(Ok(_)) = std::future::poll_fn(|cx| link.as_mut().poll_next(cx)).await
+                {
+                }
+            }
+        };
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, close).await;
+    }
+}
+
+fn lost(error: &tungstenite::Error) -> LinkError {
+    let kind = match error {
+        tungstenite::Error::Io(_) => "broken",
+        tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed => "closed",
+        _ => "protocol",
+    };
+    LinkError::new(kind, format!("the connection broke: {error}"))
+}

@@ -1,0 +1,209 @@
+//! What a run counts: readings, connections, errors, latencies.
+//!
+//! Devices add to it from many tasks; progress and report read it. Counts are readings unless the
+//! name says otherwise.
+
+use hdrhistogram::Histogram;
+use proto::ErrorCode;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Largest latency that is told apart, in microseconds: an hour.
+const MAX_LATENCY_US: u64 = 3_600_000_000;
+/// Histograms that share the recording, so that the threads seldom meet at one lock.
+const SHARDS: usize = 4;
+
+/// A number that many tasks add to.
+#[derive(Debug, Default)]
+pub(super) struct Count(AtomicU64);
+
+impl Count {
+    /// Adds.
+    pub(super) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+
+    /// Takes away.
+    pub(super) fn sub(&self, n: u64) {
+        self.0.fetch_sub(n, Relaxed);
+    }
+
+    /// The number now.
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Everything that a run counts.
+#[derive(Debug)]
+pub(super) struct Tally {
+    /// Due by the schedule so far.
+    pub(super) scheduled: Count,
+    /// Sent at least once.
+    pub(super) sent: Count,
+    /// Sent again.
+    pub(super) resent: Count,
+    /// Acknowledged, without those refused.
+    pub(super) acked: Count,
+    /// Due, but the outbox was full: never sent.
+    pub(super) shed: Count,
+    /// Connections that are open now.
+    pub(super) connected: Count,
+    /// Connections that got as far as `welcome`.
+    pub(super) welcomes: Count,
+    /// Those of them that were not the first of their device.
+    pub(super) reconnects: Count,
+    /// Times that the gateway asked to send a batch again later.
+    pub(super) retries: Count,
+    refused: Mutex<BTreeMap<ErrorCode, u64>>,
+    errors: Mutex<BTreeMap<&'static str, Errors>>,
+    ack_latency: Latencies,
+    schedule_lag: Latencies,
+}
+
+/// Errors of one kind.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Errors {
+    /// How many.
+    pub count: u64,
+    /// The first one, for a person.
+    pub first: String,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            scheduled: Count::default(),
+            sent: Count::default(),
+            resent: Count::default(),
+            acked: Count::default(),
+            shed: Count::default(),
+            connected: Count::default(),
+            welcomes: Count::default(),
+            reconnects: Count::default(),
+            retries: Count::default(),
+            refused: Mutex::default(),
+            errors: Mutex::default(),
+            ack_latency: Latencies::new(),
+            schedule_lag: Latencies::new(),
+        }
+    }
+}
+
+impl Tally {
+    /// Readings were refused for good.
+    pub(super) fn refused(&self, code: ErrorCode, readings: u64) {
+        *lock(&self.refused).entry(code).or_default() += readings;
+    }
+
+    /// Refused readings by code.
+    pub(super) fn refused_by_code(&self) -> BTreeMap<&'static str, u64> {
+        lock(&self.refused).iter().map(|(code, count)| (code.as_str(), *count)).collect()
+    }
+
+    /// Refused readings in all.
+    pub(super) fn refused_total(&self) -> u64 {
+        lock(&self.refused).values().sum()
+    }
+
+    /// Something went wrong with a connection.
+    pub(super) fn error(&self, kind: &'static str, sentence: impl FnOnce() -> String) {
+        let mut errors = lock(&self.errors);
+        let known = errors.entry(kind);
+        known.or_insert_with(|| Errors { count: 0, first: sentence() }).count += 1;
+    }
+
+    /// Errors by kind.
+    pub(super) fn errors(&self) -> BTreeMap<&'static str, Errors> {
+        lock(&self.errors).clone()
+    }
+
+    /// A batch was acknowledged so long after the time at which it was due.
+    pub(super) fn ack_latency(&self, device: u32, latency: Duration) {
+        self.ack_latency.record(device, latency);
+    }
+
+    /// The simulator itself took up a batch so long after the time at which it was due.
+    pub(super) fn schedule_lag(&self, device: u32, lag: Duration) {
+        self.schedule_lag.record(device, lag);
+    }
+
+    /// All ack latencies so far, in microseconds.
+    pub(super) fn ack_latencies(&self) -> Histogram<u64> {
+        self.ack_latency.merged()
+    }
+
+    /// All lags of the schedule so far, in microseconds.
+    pub(super) fn schedule_lags(&self) -> Histogram<u64> {
+        self.schedule_lag.merged()
+    }
+}
+
+#[derive(Debug)]
+struct Latencies {
+    shards: [Mutex<Histogram<u64>>; SHARDS],
+}
+
+impl Latencies {
+    fn new() -> Self {
+        Self { shards: std::array::from_fn(|_| Mutex::new(histogram())) }
+    }
+
+    fn record(&self, device: u32, latency: Duration) {
+        let microseconds = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        lock(&self.shards[device as usize % SHARDS]).saturating_record(microseconds);
+    }
+
+    fn merged(&self) -> Histogram<u64> {
+        let mut all = histogram();
+        for shard in &self.shards {
+            all.add(&*lock(shard)).expect("histograms of the same bounds");
+        }
+        all
+    }
+}
+
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, MAX_LATENCY_US, 3).expect("bounds are valid")
+}
+
+/// A device that panicked leaves its numbers as they were.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latencies_of_all_shards_come_together() {
+        let tally = Tally::default();
+        for device in 0..100 {
+            tally.ack_latency(device, Duration::from_millis(u64::from(device) + 1));
+        }
+        let all = tally.ack_latencies();
+        assert_eq!(all.len(), 100);
+        assert!(all.value_at_quantile(0.5).abs_diff(50_000) < 100);
+        assert!(all.max().abs_diff(100_000) < 200);
+        assert_eq!(tally.schedule_lags().len(), 0);
+    }
+
+    #[test]
+    fn an_endless_latency_is_the_largest() {
+        let tally = Tally::default();
+        tally.ack_latency(0, Duration::MAX);
+        assert!(tally.ack_latencies().max() >= MAX_LATENCY_US);
+    }
+
+    #[test]
+    fn errors_keep_the_first_sentence_of_their_kind() {
+        let tally = Tally::default();
+        tally.error("refused", || "first".to_owned());
+        tally.error("refused", || "second".to_owned());
+        let expected = Errors { count: 2, first: "first".to_owned() };
+        assert_eq!(tally.errors()["refused"], expected);
+    }
+}

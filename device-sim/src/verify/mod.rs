@@ -1,0 +1,64 @@
+//! The oracle: every reading of a run against what a store holds.
+//!
+//! Recomputes each reading from the journal's plan and walks the store device by device in the
+//! order of time, so that its memory does not grow with the run. It asks the store again until all
+//! that was acknowledged is there or the time to settle is over.
+
+mod check;
+mod report;
+mod sqlite;
+mod store;
+
+pub use report::{Example, Report};
+pub use sqlite::SqliteStore;
+pub use store::{Row, Store, Stored};
+
+use crate::journal::Journal;
+use anyhow::Result;
+use check::{Counts, DeviceCheck};
+use std::time::{Duration, Instant};
+
+/// From one look whether the store has moved to the next.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Compares a run with a store; waits at most `settle` for the store to catch up.
+///
+/// # Errors
+/// Journal or store cannot be read.
+pub fn verify(store: &mut dyn Store, journal: &Journal, settle: Duration) -> Result<Report> {
+    let start = Instant::now();
+    loop {
+        let seen = store.progress()?;
+        let counts = pass(store, journal)?;
+        let waited = start.elapsed();
+        if counts.lost == 0 || waited >= settle {
+            let doubled = store.doubled(counts.present(), counts.rows)?;
+            return Ok(Report::new(store.kind(), journal, counts, doubled, waited));
+        }
+        // A store that has not moved holds what it held.
+        while store.progress()? == seen && start.elapsed() < settle {
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+}
+
+fn pass(store: &mut dyn Store, journal: &Journal) -> Result<Counts> {
+    let plan = &journal.plan;
+    let (from_ns, to_ns) = plan.time_range_ns();
+    store.begin(from_ns, to_ns)?;
+    let mut counts = Counts::default();
+    for ledger in journal.ledgers()? {
+        let ledger = ledger?;
+        let id = plan.device_id(ledger.device);
+        let mut check = DeviceCheck::new(plan, &ledger, journal.complete, &id, &mut counts);
+        store.rows(&id, &mut |row| check.row(row))?;
+        check.finish();
+    }
+    for id in store.devices(&plan.prefix)? {
+        if !plan.has_device(&id) {
+            counts.begin_stranger();
+            store.rows(&id, &mut |row| counts.stranger(&id, row))?;
+        }
+    }
+    Ok(counts)
+}

@@ -1,0 +1,139 @@
+//! The verdict: counts of readings, and examples.
+
+use super::check::Counts;
+use crate::journal::Journal;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::Duration;
+
+/// Version of the report's layout.
+const SCHEMA: &str = "device-sim/verify/1";
+
+/// The verdict. Counts are readings; null is what this store cannot show.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// `device-sim/verify/1`.
+    pub schema: &'static str,
+    /// Version of this tool.
+    pub version: &'static str,
+    /// Kind of the store.
+    pub store: &'static str,
+    /// The run that was verified.
+    pub run: u64,
+    /// False if the run was killed: its journal may be behind what it sent.
+    pub journal_complete: bool,
+    /// Something was acknowledged, and nothing lost, doubled, altered or unexpected.
+    pub passed: bool,
+    /// Acknowledged, without those refused.
+    pub acked: u64,
+    /// Acknowledged and found as sent.
+    pub stored: u64,
+    /// Acknowledged and not found.
+    pub lost: u64,
+    /// Written more than once.
+    pub duplicated: Option<u64>,
+    /// Found with another value, field, tag or measurement than was sent.
+    pub altered: u64,
+    /// Found under the names and times of the run, and not sent or refused.
+    pub unexpected: u64,
+    /// Sent, not acknowledged, and found once: allowed.
+    pub unacknowledged_present: u64,
+    /// Refused for good by the gateway: not to be found.
+    pub refused: u64,
+    /// Time until the store had everything, or was given up, in seconds.
+    pub waited_s: f64,
+    /// The first of each class.
+    pub examples: BTreeMap<&'static str, Vec<Example>>,
+}
+
+/// One reading that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Example {
+    /// The device.
+    pub device: String,
+    /// Its batch; null for a reading that was not sent.
+    pub seq: Option<u64>,
+    /// Index in the batch.
+    pub index: Option<u32>,
+    /// Nanoseconds since the Unix epoch.
+    pub time_ns: i64,
+    /// What is wrong.
+    pub detail: String,
+}
+
+impl Report {
+    pub(super) fn new(
+        store: &'static str,
+        journal: &Journal,
+        counts: Counts,
+        doubled: Option<u64>,
+        waited: Duration,
+    ) -> Self {
+        let seen = counts.duplicated;
+        let duplicated = match doubled {
+            None if seen == 0 => None,
+            doubled => Some(doubled.unwrap_or(0).max(seen)),
+        };
+        let clean = counts.lost == 0
+            && duplicated.unwrap_or(0) == 0
+            && counts.altered == 0
+            && counts.unexpected == 0;
+        Self {
+            schema: SCHEMA,
+            version: crate::VERSION,
+            store,
+            run: journal.plan.run,
+            journal_complete: journal.complete,
+            passed: clean && counts.acked > 0,
+            acked: counts.acked,
+            stored: counts.stored,
+            lost: counts.lost,
+            duplicated,
+            altered: counts.altered,
+            unexpected: counts.unexpected,
+            unacknowledged_present: counts.unacknowledged_present,
+            refused: counts.refused,
+            waited_s: waited.as_secs_f64(),
+            examples: counts.examples,
+        }
+    }
+
+    /// The table for a person.
+    pub fn table(&self) -> String {
+        let mut out = String::new();
+        let mut row = |name: &str, value: String| {
+            let _ = writeln!(out, "  {name:<26} {value}");
+        };
+        let or_unknown = |count: Option<u64>| {
+            count.map_or("unknown: this store cannot show it".to_owned(), |count| count.to_string())
+        };
+        row("readings acknowledged", self.acked.to_string());
+        row("  stored as sent", self.stored.to_string());
+        row("  lost", self.lost.to_string());
+        row("duplicated", or_unknown(self.duplicated));
+        row("altered", self.altered.to_string());
+        row("unexpected", self.unexpected.to_string());
+        row("unacknowledged, present", self.unacknowledged_present.to_string());
+        row("refused", self.refused.to_string());
+        for (class, examples) in &self.examples {
+            for Example { device, seq, index, time_ns, detail } in examples {
+                let place = match (seq, index) {
+                    (Some(seq), Some(index)) => format!("batch {seq} reading {index} "),
+                    _ => String::new(),
+                };
+                let _ = writeln!(out, "  {class}: {device} {place}at {time_ns}: {detail}");
+            }
+        }
+        let verdict = match (self.passed, self.acked) {
+            (true, _) => "passed: every acknowledged reading is in the store, as it was sent",
+            (false, 0) => "failed: nothing was acknowledged",
+            (false, _) => "failed: the store does not hold what was sent",
+        };
+        let _ = writeln!(out, "{verdict}");
+        if !self.journal_complete {
+            let _ = writeln!(out, "the run was killed: its journal may be behind what it sent");
+        }
+        out
+    }
+}
