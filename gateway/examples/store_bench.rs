@@ -88,6 +88,7 @@ async fn run(arguments: &Arguments) -> Result<()> {
     println!("{batches} transactions of {per_batch} points, {} ms apart", arguments.interval_ms);
     let begun = Instant::now();
     let mut mark = (0, begun, Duration::ZERO);
+    let mut mark_cpu = cpu_seconds()?;
     for n in 0..batches {
         let receive_ns = first_ns + i64::try_from(n)? * step_ns;
         let sent = Instant::now();
@@ -97,21 +98,37 @@ async fn run(arguments: &Arguments) -> Result<()> {
         if points - mark.0 >= arguments.every || n + 1 == batches {
             let rate = (points - mark.0) as f64 / mark.1.elapsed().as_secs_f64();
             let slowest = mark.2.as_millis();
+            let cpu = cpu_seconds()?;
+            let cpu_us = (cpu - mark_cpu) * 1e6 / (points - mark.0) as f64;
             let bytes = std::fs::metadata(&arguments.file)?.len();
             println!(
-                "{points:>12} points  {rate:>9.0} points/s  slowest {slowest:>5} ms  {:>6} MB",
+                "{points:>12} points  {rate:>9.0} points/s  {cpu_us:.2} µs CPU a point  \
+                 slowest {slowest:>5} ms  {:>6} MB",
                 bytes / 1_000_000
             );
             mark = (points, Instant::now(), Duration::ZERO);
+            mark_cpu = cpu;
         }
     }
     let rate = (batches * per_batch) as f64 / begun.elapsed().as_secs_f64();
-    println!("mean {rate:.0} points/s");
+    println!("mean {rate:.0} points/s, {:.2} µs CPU a point", {
+        cpu_seconds()? * 1e6 / (batches * per_batch) as f64
+    });
     last_hour(&arguments.file, per_batch, first_ns + i64::try_from(batches)? * step_ns)?;
     if arguments.year {
         year(arguments, &mut writer, now_ns).await?;
     }
     Ok(())
+}
+
+/// CPU time of this process, so that a machine with other work can be judged too. The kernel
+/// counts it in hundredths of a second (proc_pid_stat(5), fields 14 and 15).
+fn cpu_seconds() -> Result<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let (_, after_name) = stat.rsplit_once(')').context("a name in brackets")?;
+    let ticks: Vec<f64> =
+        after_name.split_whitespace().skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
+    Ok(ticks.iter().sum::<f64>() / 100.0)
 }
 
 /// Sends batches with rising positions.

@@ -483,12 +483,20 @@ impl StoreMetrics {
     }
 }
 
+#[derive(Clone)]
+struct DroppedCounters {
+    damaged: Counter,
+    skipped: Counter,
+    unsupported: Counter,
+    expired: Counter,
+}
+
 /// One sink and its forwarder. The counters follow the ledger, which lives across restarts.
 #[derive(Clone)]
 pub struct SinkMetrics {
     stored: Counter,
     quarantined: Counter,
-    dropped: [(Counter, fn(&Dropped) -> u64); 4],
+    dropped: DroppedCounters,
     pending: Gauge,
     position: Gauge,
     up: Gauge,
@@ -529,12 +537,12 @@ impl SinkMetrics {
                 "Readings that the destination refused, kept with the reason.",
                 &labels,
             ),
-            dropped: [
-                (dropped("damaged"), |dropped| dropped.damaged),
-                (dropped("skipped"), |dropped| dropped.skipped),
-                (dropped("unsupported"), |dropped| dropped.unsupported),
-                (dropped("expired"), |dropped| dropped.expired),
-            ],
+            dropped: DroppedCounters {
+                damaged: dropped("damaged"),
+                skipped: dropped("skipped"),
+                unsupported: dropped("unsupported"),
+                expired: dropped("expired"),
+            },
             pending: registry.gauge(
                 "gateway_sink_pending_readings",
                 "Accepted readings in the log that the sink has not passed yet.",
@@ -575,9 +583,11 @@ impl SinkMetrics {
     pub fn ledger(&self, ledger: &Ledger, position: Position) {
         self.stored.absolute(ledger.stored);
         self.quarantined.absolute(ledger.quarantined);
-        for (counter, reason) in &self.dropped {
-            counter.absolute(reason(&ledger.dropped));
-        }
+        let Dropped { damaged, skipped, unsupported, expired } = ledger.dropped;
+        self.dropped.damaged.absolute(damaged);
+        self.dropped.skipped.absolute(skipped);
+        self.dropped.unsupported.absolute(unsupported);
+        self.dropped.expired.absolute(expired);
         self.position.set(position.0 as f64);
     }
 

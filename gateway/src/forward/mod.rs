@@ -18,6 +18,8 @@ mod assemble;
 mod backoff;
 mod cursor;
 mod delivery;
+#[cfg(test)]
+mod log_tests;
 mod reader;
 mod rejected;
 mod source;
@@ -44,7 +46,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{sync::watch, time};
+use tokio::{sync::watch, task, time};
 use tokio_util::sync::CancellationToken;
 
 /// How often the number of pending readings is published.
@@ -257,6 +259,11 @@ impl<K: Sink, S: RecordSource> Forwarder<K, S> {
             }
         };
         report();
+        // Closing a destination may wait for what it still does: not on a worker thread.
+        let closed = task::spawn_blocking(move || drop(delivery)).await;
+        if let Err(error) = closed {
+            tracing::error!(%error, "a sink did not close in order");
+        }
         ended
     }
 

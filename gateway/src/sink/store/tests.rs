@@ -342,6 +342,25 @@ async fn only_the_owner_may_read_the_file() {
 }
 
 #[tokio::test]
+async fn the_cursor_of_a_store_that_was_not_closed_can_be_read() {
+    let fixture = Fixture::new();
+    let store = fixture.open().unwrap();
+    store.write(batch(1, 0, one(5, &[("x", RawValue::Float(1.0))]))).await.unwrap();
+    // What is on the disk when the power goes now: the index of the write-ahead log is not synced.
+    let copy = tempfile::tempdir().unwrap();
+    for suffix in ["", "-wal"] {
+        let name = format!("telemetry.db{suffix}");
+        std::fs::copy(fixture.dir.path().join(&name), copy.path().join(&name)).unwrap();
+    }
+    let path = copy.path().join("telemetry.db");
+    assert_eq!(stored_cursor(&path).unwrap().unwrap().position, Position(1));
+    let options = Options::new(&path);
+    let copy = Store::open(options, fixture.log, StoreMetrics::new(&Registry::new())).unwrap();
+    assert_eq!(copy.committed(), Some(Position(1)));
+    assert_eq!(copy.ledger(), store.ledger());
+}
+
+#[tokio::test]
 async fn a_locked_file_is_tried_again() {
     let fixture = Fixture::new();
     let store = fixture.open().unwrap();

@@ -48,6 +48,7 @@ impl Worker {
     /// Serves until the other end of the channel is gone, then carries everything over into the
     /// file.
     pub(super) fn run(mut self, requests: &Receiver<Request>) {
+        self.report();
         let mut allowance = Duration::ZERO;
         let mut wait = Duration::ZERO;
         loop {
