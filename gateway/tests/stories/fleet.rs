@@ -81,12 +81,13 @@ fn a_fleet_comes_back_after_each_kill_and_nothing_is_lost_or_doubled() {
     let home = Home::new();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut gateway = home.start_on(port);
-    let arguments = ["--devices", "30", "--duration", "6s", "--interval", "100ms"];
+    let arguments =
+        ["--devices", "30", "--duration", "8s", "--interval", "100ms", "--ramp", "300ms"];
     let mut fleet = start(&home, &gateway, &arguments);
     for _ in 0..3 {
         let before = gateway.metric("gateway_accepted_readings_total", "");
         super::support::eventually("the fleet is sending", || {
-            gateway.metric("gateway_accepted_readings_total", "") > before + 500.0
+            gateway.metric("gateway_accepted_readings_total", "") > before + 2000.0
         });
         gateway.kill();
         gateway = home.start_on(port);

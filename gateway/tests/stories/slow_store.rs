@@ -19,7 +19,9 @@ async fn acks_go_on_while_the_store_is_held_up_and_nothing_is_lost() {
         device.acked(seq).await;
     }
     assert_eq!(home.count("d"), 1);
-    assert_eq!(gateway.metric("gateway_sink_pending_readings", "store"), 499.0);
+    eventually("the ledger shows what waits", || {
+        gateway.metric("gateway_sink_pending_readings", "store") == 499.0
+    });
     lock.execute_batch("ROLLBACK").unwrap();
     eventually("the rest is stored", || home.count("d") == 500);
     eventually("the ledger balances", || {

@@ -73,7 +73,7 @@ async fn a_store_of_another_log_is_refused() {
     fs::copy(other.store(), home.store()).unwrap();
     let (code, said) = home.fails_with("");
     assert_eq!(code, 1, "{said}");
-    assert!(said.contains("telemetry.db") && said.contains("another log"), "{said}");
+    assert!(said.contains("telemetry.db") && said.contains("belongs to the log"), "{said}");
     assert_one_sentence(&said);
 }
 

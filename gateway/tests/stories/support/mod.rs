@@ -170,10 +170,6 @@ impl Gateway {
         &self.ca
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// `kill -9`: nothing is flushed, nobody is told.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
