@@ -4,7 +4,7 @@
 //! accept → TLS → upgrade → session → decode + validate → log (group commit, fsync) → ack
 //!                                                         │
 //!                           one log, many readers:        ├─ forwarder → sink: embedded store
-//!                           each with its own cursor      └─ forwarder → …
+//!                           each with its own cursor      └─ forwarder → sink: InfluxDB
 //! ```
 //!
 //! [`run`] wires the rooms in this order and stops them in the order of [`shutdown`].
@@ -64,7 +64,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let dir = data_dir::prepare(&config.data_dir, hosts)?;
     let admin = Admin::bind(&config.admin).await?;
 
-    let stored = sinks::stored_position(&config)?;
+    let stored = sinks::stored_position(&config, &dir)?;
     let options = wire::log(&config, &dir, &registry);
     let files = Arc::new(log::RealFiles);
     let (writer, log, recovery) = log::open(options, files, stored)?;
@@ -113,8 +113,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut server_task = Tasks::new();
     server_task.spawn("devices' listener", ok(server.run()));
     let mut retention_task = Tasks::new();
-    let keep = wire::keep(&config);
-    let retention = retain(log, keep, retained, committer, readiness.clone());
+    let retention = retain(log, wire::room(&config), retained, committer, readiness.clone());
     retention_task.spawn("retention", ok(stop_server.clone().run_until_cancelled_owned(retention)));
 
     readiness.clear(NotReady::Starting);
@@ -187,7 +186,7 @@ fn report(recovery: &log::Recovery) {
 /// Tells the committer what may be deleted, as the cursors advance; keeps an eye on a full disk.
 async fn retain(
     log: log::Shared,
-    keep: log::retention::Keep,
+    room: wire::Room,
     cursors: sinks::Cursors,
     committer: CommitterHandle,
     readiness: Readiness,
@@ -199,7 +198,8 @@ async fn retain(
         if log.poisoned().is_some() {
             readiness.set(NotReady::LogPoisoned);
         }
-        if committer.full.load(Ordering::Relaxed) {
+        let full = committer.full.load(Ordering::Relaxed);
+        if full {
             readiness.set(NotReady::DiskFull);
         } else {
             readiness.clear(NotReady::DiskFull);
@@ -208,13 +208,19 @@ async fn retain(
         if segments.len() < 2 {
             continue;
         }
+        let lacking = room.lacking(log.size_bytes());
+        if full || lacking > 0 {
+            cursors.give_way(&segments, lacking.max(1));
+            // The space is free as soon as the cursors have moved.
+            interval.reset_after(RETENTION_INTERVAL / 10);
+        }
         let now_ns = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |now| i64::try_from(now.as_nanos()).unwrap_or(i64::MAX));
         // The committer itself keeps the newest checkpoint.
         let any_checkpoint = Some(record::Position(u64::MAX));
         let from =
-            log::retention::low_water(cursors.now(), any_checkpoint, &segments, &keep, now_ns);
+            log::retention::low_water(cursors.now(), any_checkpoint, &segments, &room.keep, now_ns);
         if from > segments[0].last
             && committer.requests.send(Request::Retain { from }).await.is_err()
         {

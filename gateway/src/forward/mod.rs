@@ -132,6 +132,11 @@ impl Start {
         Ok(Self { cursor, file: Some(file) })
     }
 
+    /// Everything up to here is done with.
+    pub fn position(&self) -> Position {
+        self.cursor.position
+    }
+
     /// The first record that is to be read.
     pub fn next(&self) -> Position {
         self.cursor.position.next()

@@ -149,7 +149,8 @@ impl Sink for Scripted {
                 points.retain(|id| !ids.contains(id));
                 self.stored.lock().unwrap().extend(points);
                 let reject = |id| RejectedPoint { id, reason: "type conflict".to_owned() };
-                return Err(SinkError::Reject { points: ids.into_iter().map(reject).collect() });
+                let points = ids.into_iter().map(reject).collect();
+                return Err(SinkError::Reject { points, unsupported: 0 });
             }
             Some(Step::Fatal) => return Err(SinkError::Fatal("drop the bucket".to_owned())),
             Some(Step::Hang) => std::future::pending().await,
