@@ -129,7 +129,10 @@ fn a_flipped_bit_in_a_group_that_nothing_vouches_for_cuts_it_there() {
                 let copy = torn.copy.as_ref().unwrap();
                 let kept = kept.contents().into_iter().find(|(path, _)| path == copy).unwrap();
                 let offset = usize::try_from(torn.offset).unwrap();
-                assert_eq!(kept.1, disk[last].1[offset..], "{context}: the cut bytes are kept");
+                // Zeros at the end are as good as nothing, and a checksum may end in one.
+                let mut cut = disk[last].1[offset..].to_vec();
+                cut.truncate(cut.iter().rposition(|&byte| byte != 0).map_or(0, |at| at + 1));
+                assert_eq!(kept.1, cut, "{context}: the cut bytes are kept");
             }
             _ => assert!(lost.len() <= 1 && damaged == lost.len() as u64, "{context}"),
         }
