@@ -124,18 +124,42 @@ async fn a_store_that_says_little_and_stores_nothing_still_gets_the_good_points(
     let store = Scripted::start();
     let home = Home::new();
     let gateway = start(&home, &store, "");
+    // More than anybody wants to read.
+    let words = format!("bad request {}", "x".repeat(200_000));
     let bad = [line(7), line(8), line(40)];
     let poison = bad.clone();
     store.rule(move |lines| match lines.lines().any(|of| poison.iter().any(|bad| bad == of)) {
-        true => refuse(400, "bad request"),
+        true => refuse(400, &words),
         false => Answer::Store,
     });
     let _device = send(&home, &gateway, 1..=100).await;
     eventually("the good points are stored", || store.stored().len() == 97);
     assert!(bad.iter().all(|line| !store.stored().contains(line)));
     eventually("the others are kept", || home.refused("influx").len() == 3);
-    assert_eq!(home.refused("influx")[0]["reason"], "bad request");
+    let reason = home.refused("influx")[0]["reason"].as_str().unwrap().to_owned();
+    assert!(reason.starts_with("bad request x") && reason.len() < 1_000, "{reason}");
     assert_eq!(home.refused("influx")[0]["fields"]["value"], 7.0);
+}
+
+/// The search goes on where it was, however often the store goes away in the middle of it.
+#[tokio::test]
+async fn a_search_for_bad_points_comes_to_its_end_also_with_interruptions() {
+    let store = Scripted::start();
+    let home = Home::new();
+    let gateway = start(&home, &store, "");
+    let mut requests = 0;
+    store.rule(move |lines| {
+        requests += 1;
+        let bad = |line: &str| line.contains("2.0 ");
+        match (requests % 6, lines.lines().any(bad)) {
+            (0, _) => Answer::Reset,
+            (_, true) => refuse(400, "unable to parse"),
+            _ => Answer::Store,
+        }
+    });
+    let _device = send(&home, &gateway, 1..=40).await;
+    eventually("the good points are stored", || store.stored().len() == 36);
+    eventually("the others are kept", || home.refused("influx").len() == 4);
 }
 
 #[tokio::test]

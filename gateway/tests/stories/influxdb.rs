@@ -122,6 +122,24 @@ async fn a_store_that_dies_in_the_middle_gets_the_rest_later() {
 }
 
 #[tokio::test]
+async fn a_proxy_with_a_small_limit_is_no_obstacle() {
+    let influx = Influx::with_limit("16k", &["telemetry"]);
+    let home = Home::new();
+    let gateway = home.start_with(&config(&influx, ""));
+    let mut device = Device::connect(&home, &gateway, "d").await;
+    device.hello_stream(1).await;
+    let mut encoder = BatchEncoder::new();
+    let mut readings = encoder.readings(1, 5_000);
+    for n in 0..5_000 {
+        readings =
+            readings.reading(None, Some(TIME_MS + n), &[], &[("value", RawValue::Float(0.5))]);
+    }
+    device.send(encoder.finish()).await;
+    device.acked(1).await;
+    eventually("all of it is stored", || influx.count("telemetry", "value", "test") == 5_000);
+}
+
+#[tokio::test]
 async fn victoriametrics_gets_what_it_can_hold() {
     let store = VictoriaMetrics::start();
     let home = Home::new();

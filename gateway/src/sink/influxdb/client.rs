@@ -8,12 +8,13 @@ use super::{
     OpenError, Options, Token,
     answer::{Verdict, judge},
 };
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use flate2::{Compression, write::GzEncoder};
 use futures_util::future::{Either, select};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::{
     HeaderMap, Request, StatusCode, Uri,
+    body::Incoming,
     client::conn::http1,
     header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderValue},
 };
@@ -38,7 +39,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-/// Longest answer that is read, in bytes; a store names the lines that it refuses.
+/// Most bytes of an answer that are read; a store may repeat every line that it refuses.
 const MAX_ANSWER_BYTES: usize = 64 << 10;
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -191,15 +192,14 @@ impl Client {
         let request = self.request(bucket, body)?;
         let (answer, open) = {
             let exchange = pin!(async {
-                let answer = sender.send_request(request).await?;
-                let (head, body) = answer.into_parts();
-                let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await?.to_bytes();
-                Ok::<_, Failure>((head.status, head.headers, body))
+                let (head, body) = sender.send_request(request).await?.into_parts();
+                let (body, whole) = beginning(body).await?;
+                Ok::<_, Failure>(((head.status, head.headers, body), whole))
             });
             match select(exchange, driver.as_mut()).await {
-                Either::Left((answer, _)) => (answer?, true),
+                Either::Left((answer, _)) => answer?,
                 // The store closes: what it said is there all the same.
-                Either::Right((_, exchange)) => (exchange.await?, false),
+                Either::Right((_, exchange)) => (exchange.await?.0, false),
             }
         };
         if open {
@@ -233,6 +233,20 @@ impl Client {
             *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = new;
         }
     }
+}
+
+/// The beginning of an answer, and whether it is the whole.
+async fn beginning(mut body: Incoming) -> Result<(Bytes, bool), hyper::Error> {
+    let mut read = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            read.extend_from_slice(&data);
+        }
+        if read.len() > MAX_ANSWER_BYTES {
+            return Ok((read.freeze(), false));
+        }
+    }
+    Ok((read.freeze(), true))
 }
 
 fn again(why: String) -> Verdict {

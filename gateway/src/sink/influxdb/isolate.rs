@@ -10,7 +10,10 @@ use super::{
     answer::{Refusal, Verdict},
     window::Chunk,
 };
-use crate::sink::{RejectedPoint, SinkError};
+use crate::{
+    record::PointId,
+    sink::{RejectedPoint, SinkError},
+};
 use bytes::{Bytes, BytesMut};
 use std::{collections::HashMap, sync::atomic::Ordering};
 
@@ -18,19 +21,21 @@ use std::{collections::HashMap, sync::atomic::Ordering};
 /// taken nothing yet: it is not about the points.
 const SUSPICIOUS: usize = 8;
 
-/// Indices of a chunk's points, and whether they were divided along the store's words.
+/// Indices of a chunk's points.
 type Part = Vec<usize>;
 
 impl InfluxDb {
-    /// Stores what can be stored of a chunk that was not taken as a whole; names the rest.
+    /// Stores what can be stored of a chunk that was not taken as a whole; names the rest. `first`
+    /// is what the store said of the whole, if it was asked.
     pub(super) async fn isolate(
         &self,
         chunk: &Chunk,
-        first: Verdict,
+        first: Option<Verdict>,
     ) -> Result<Vec<RejectedPoint>, SinkError> {
         let mut work = Work::default();
         let mut parts: Vec<Part> = Vec::new();
-        let mut next = Some(((0..chunk.points.len()).collect::<Part>(), Some(first)));
+        let unknown = work.recall(chunk, &self.refused());
+        let mut next = (!unknown.is_empty()).then_some((unknown, first));
         while let Some((part, verdict)) = next.take() {
             let verdict = match verdict {
                 Some(verdict) => verdict,
@@ -40,8 +45,9 @@ impl InfluxDb {
                 Verdict::Stored => {}
                 Verdict::Refused(refusal) => {
                     if part.len() == 1 || refusal.dropped == Some(part.len()) {
-                        work.refuse(part, &refusal);
+                        work.refuse(&part, &refusal);
                         self.suspect(&work, &refusal)?;
+                        self.remember(chunk, &part, &refusal);
                     } else {
                         work.divide(chunk, part, &refusal, &mut parts);
                     }
@@ -50,7 +56,7 @@ impl InfluxDb {
                     work.no_larger = true;
                     let refusal = Refusal { words, dropped: None, about_points: true };
                     if part.len() == 1 {
-                        work.refuse(part, &refusal);
+                        work.refuse(&part, &refusal);
                     } else {
                         halve(part, &mut parts);
                     }
@@ -68,6 +74,14 @@ impl InfluxDb {
         }
         self.restore_order(chunk, &work).await?;
         Ok(work.rejected(chunk))
+    }
+
+    /// Not while the store may be the wrong one.
+    fn remember(&self, chunk: &Chunk, part: &[usize], refusal: &Refusal) {
+        if refusal.about_points || self.accepts.load(Ordering::Relaxed) {
+            let found = part.iter().map(|&at| (chunk.points[at].0, refusal.words.clone()));
+            self.refused().extend(found);
+        }
     }
 
     /// A store that refuses everything, and not because of the points, must not empty the log
@@ -122,11 +136,20 @@ struct Work {
 }
 
 impl Work {
-    fn refuse(&mut self, part: Part, refusal: &Refusal) {
+    /// Takes over what was found before; gives the points that are still to be tried.
+    fn recall(&mut self, chunk: &Chunk, found: &HashMap<PointId, String>) -> Part {
+        let (known, unknown): (Part, Part) =
+            (0..chunk.points.len()).partition(|&at| found.contains_key(&chunk.points[at].0));
+        let words = |at: usize| (at, found.get(&chunk.points[at].0).cloned().unwrap_or_default());
+        self.refused.extend(known.into_iter().map(words));
+        unknown
+    }
+
+    fn refuse(&mut self, part: &[usize], refusal: &Refusal) {
         if !refusal.about_points {
             self.suspicion = Some(refusal.words.clone());
         }
-        self.refused.extend(part.into_iter().map(|index| (index, refusal.words.clone())));
+        self.refused.extend(part.iter().map(|&index| (index, refusal.words.clone())));
     }
 
     fn accepted_any(&self, chunk: &Chunk) -> bool {

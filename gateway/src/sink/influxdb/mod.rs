@@ -25,14 +25,15 @@ mod isolate;
 mod window;
 
 use super::{Batch, RejectedPoint, Sink, SinkError, line_protocol::Dialect};
-use crate::record::Position;
+use crate::record::{PointId, Position};
 use answer::Verdict;
 use bytes::Bytes;
 use client::Client;
 use std::{
+    collections::HashMap,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -125,6 +126,9 @@ pub struct InfluxDb {
     encoder: Arc<Mutex<Encoder>>,
     /// The store has taken something since the start: it is what it should be.
     accepts: AtomicBool,
+    /// Points of the batch under way that were found to be refused, with the store's words: what
+    /// was found is not searched for again after an interruption.
+    refused: Mutex<HashMap<PointId, String>>,
 }
 
 impl InfluxDb {
@@ -137,7 +141,13 @@ impl InfluxDb {
         let in_flight = options.in_flight.max(1);
         let client = Client::new(options)?;
         let encoder = Arc::new(Mutex::new(encoder));
-        Ok(Self { client, in_flight, encoder, accepts: AtomicBool::new(false) })
+        Ok(Self {
+            client,
+            in_flight,
+            encoder,
+            accepts: AtomicBool::new(false),
+            refused: Mutex::default(),
+        })
     }
 
     /// Encodes the records from `from` on, as many as a window holds.
@@ -160,12 +170,20 @@ impl InfluxDb {
     async fn lane(&self, chunks: Vec<Chunk>) -> Result<Vec<RejectedPoint>, SinkError> {
         let mut rejected = Vec::new();
         for chunk in chunks {
-            match self.post(&chunk.bucket, chunk.body.clone()).await {
-                Verdict::Stored => {}
-                refused => rejected.extend(self.isolate(&chunk, refused).await?),
+            let some_are_known = !self.refused().is_empty();
+            let first = match some_are_known {
+                true => None,
+                false => Some(self.post(&chunk.bucket, chunk.body.clone()).await),
+            };
+            if first != Some(Verdict::Stored) {
+                rejected.extend(self.isolate(&chunk, first).await?);
             }
         }
         Ok(rejected)
+    }
+
+    fn refused(&self) -> MutexGuard<'_, HashMap<PointId, String>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn post(&self, bucket: &str, body: Bytes) -> Verdict {
@@ -180,6 +198,7 @@ impl InfluxDb {
 impl Sink for InfluxDb {
     async fn write(&self, batch: Batch) -> Result<(), SinkError> {
         let (mut points, mut unsupported) = (Vec::new(), 0);
+        self.refused().retain(|id, _| (batch.first..=batch.last).contains(&id.position));
         let mut from = 0;
         while from < batch.records.len() {
             let window = self.window(&batch, from).await?;

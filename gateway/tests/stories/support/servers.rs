@@ -44,9 +44,14 @@ pub struct Influx {
 impl Influx {
     /// Starts both and makes the databases.
     pub fn start(databases: &[&str]) -> Self {
+        Self::with_limit("64m", databases)
+    }
+
+    /// …with a limit of the size of requests, as nginx writes it.
+    pub fn with_limit(limit: &str, databases: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (port, front) = (free_port(), free_port());
-        let nginx = nginx(dir.path(), front, port);
+        let nginx = nginx(dir.path(), front, port, limit);
         let mut influx = Self { dir, port, front, server: None, _nginx: nginx };
         influx.up();
         for database in databases {
@@ -107,7 +112,7 @@ impl Influx {
     }
 }
 
-fn nginx(dir: &Path, front: u16, port: u16) -> Process {
+fn nginx(dir: &Path, front: u16, port: u16, limit: &str) -> Process {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     std::fs::write(dir.join("front.pem"), made.cert.pem()).unwrap();
     std::fs::write(dir.join("front-key.pem"), made.signing_key.serialize_pem()).unwrap();
@@ -116,7 +121,7 @@ fn nginx(dir: &Path, front: u16, port: u16) -> Process {
         "daemon off; master_process off; pid nginx.pid; error_log error.log;\n\
          events {{}}\n\
          http {{\n\
-         access_log off; client_max_body_size 64m;\n\
+         access_log off; client_max_body_size {limit};\n\
          client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;\n\
          uwsgi_temp_path uwsgi; scgi_temp_path scgi;\n\
          server {{\n\
