@@ -181,6 +181,24 @@ fn after_a_jump_of_our_own_clock_the_future_is_not_held_against_the_device() {
     let checked = check(future(), &context(), &Rules::default(), unsettled).unwrap();
     assert_eq!(checked.retry.map(|(code, _)| code), Some(ErrorCode::ClockJump));
     assert_eq!(check_now(future()).retry, None);
+
+    let past = || {
+        body(|encoder| {
+            encoder.reading(None, Some(NOW_MS - 7_200_000), &[], &[("a", RawValue::Int(1))]);
+        })
+    };
+    let rules = Rules { max_age: Some(Duration::from_secs(3600)), ..Rules::default() };
+    let checked = check(past(), &context(), &rules, unsettled).unwrap();
+    assert_eq!(checked.retry.map(|(code, _)| code), Some(ErrorCode::ClockJump), "too old, perhaps");
+}
+
+#[test]
+fn a_measurement_of_hello_and_its_name_in_a_reading_are_the_same() {
+    let twice = body(|encoder| {
+        encoder.reading(Some("env"), Some(NOW_MS - 1), &[], &[("a", RawValue::Int(1))]);
+    });
+    let checked = check_now(twice);
+    assert_eq!(&*checked.refused, [Refusal { index: 2, code: ErrorCode::DuplicatePoint }]);
 }
 
 #[test]
