@@ -64,9 +64,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let dir = data_dir::prepare(&config.data_dir, hosts)?;
     let admin = Admin::bind(&config.admin).await?;
 
-    let stored = sinks::stored_position(&config)?;
     let options = wire::log(&config, &dir, &registry);
     let files = Arc::new(log::RealFiles);
+    let stored = sinks::stored_position(&config, log::identity(&options.dir, &*files)?)?;
     let (writer, log, recovery) = log::open(options, files, stored)?;
     report(&recovery);
     let accepted_total = Arc::new(AtomicU64::new(0));
