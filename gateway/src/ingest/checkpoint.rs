@@ -265,8 +265,7 @@ mod tests {
             admission.stream(&key).unwrap().window.clone()
         };
         let refused = |index, code| Refusal { index, code };
-        let readings: Arc<[Refusal]> =
-            [refused(3, ErrorCode::NotFinite), refused(260, ErrorCode::TimeInFuture)].into();
+        let readings = [refused(3, ErrorCode::NotFinite), refused(260, ErrorCode::TimeInFuture)];
         let seen = |seq, hash, position, refusals| Seen {
             seq,
             hash,
@@ -282,7 +281,7 @@ mod tests {
         );
         assert_eq!(
             window("plant", "press/7", (1 << 53) - 1),
-            [seen(1, u64::MAX, 1004, Refusals::of(Some(ErrorCode::EmptyBatch), &[].into()))]
+            [seen(1, u64::MAX, 1004, Refusals::of(Some(ErrorCode::EmptyBatch), &[]))]
         );
         assert_eq!(encode(&admission), [golden]);
     }
