@@ -224,6 +224,7 @@ fn wrong_values_are_sentences_with_the_line() {
         ),
         ("[limits]\nmessage_bytes = \"64M\"", "\"limits.message_bytes\" must be a size such as"),
         ("[limits]\nmessage_bytes = \"8MiB\"", "must be from 1024 to 1000000, not 8388608"),
+        ("[limits]\nwindow_batches = 65", "must be from 1 to 64, not 65"),
         ("[limits]\nwindow_bytes = 2000", "less than the 262144 of \"limits.message_bytes\""),
         ("[limits]\nmax_age = \"0s\"", "\"limits.max_age\" must be at least 1s, or \"off\""),
         ("[limits]\nmax_age = \"of\"", "\"limits.max_age\" must be a duration such as \"30d\", or"),

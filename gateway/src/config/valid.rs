@@ -105,6 +105,10 @@ pub struct ClientCaRoot {
     pub ca_file: PathBuf,
 }
 
+/// Largest [`Limits::window_batches`]: so many batches of a stream are remembered, to recognise
+/// what comes again.
+pub const MAX_WINDOW_BATCHES: u32 = 64;
+
 /// `[limits]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {

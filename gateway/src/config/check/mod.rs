@@ -7,8 +7,8 @@ use super::{
     tree::Node,
     units::{Span, format_duration},
     valid::{
-        Admin, Auth, ClientCaRoot, Config, JwtRoot, Limits, Log, LogFormat, Logging, Secret,
-        Server, Shutdown, Tls,
+        Admin, Auth, ClientCaRoot, Config, JwtRoot, Limits, Log, LogFormat, Logging,
+        MAX_WINDOW_BATCHES, Secret, Server, Shutdown, Tls,
     },
 };
 use std::{
@@ -248,7 +248,11 @@ fn limits(raw: &raw::Limits) -> Result<Limits, Invalid> {
             tags: within_u32("limits.tags", raw.tags.into(), 0..=256)?,
             depth: within_u32("limits.depth", raw.depth.into(), 6..=32)?,
         },
-        window_batches: within_u32("limits.window_batches", raw.window_batches.into(), 1..=4096)?,
+        window_batches: within_u32(
+            "limits.window_batches",
+            raw.window_batches.into(),
+            1..=MAX_WINDOW_BATCHES.into(),
+        )?,
         window_bytes: within_u32("limits.window_bytes", window_bytes, 1024..=1 << 30)?,
         max_age,
     })
