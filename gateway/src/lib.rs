@@ -199,13 +199,14 @@ async fn retain(
         if log.poisoned().is_some() {
             readiness.set(NotReady::LogPoisoned);
         }
-        if committer.full.load(Ordering::Relaxed) {
+        let full = committer.full.load(Ordering::Relaxed);
+        if full {
             readiness.set(NotReady::DiskFull);
         } else {
             readiness.clear(NotReady::DiskFull);
         }
         let segments = log.segments();
-        if segments.len() < 2 {
+        if segments.len() < 2 && !full {
             continue;
         }
         let now_ns = SystemTime::now()
@@ -215,9 +216,9 @@ async fn retain(
         let any_checkpoint = Some(record::Position(u64::MAX));
         let from =
             log::retention::low_water(cursors.now(), any_checkpoint, &segments, &keep, now_ns);
-        if from > segments[0].last
-            && committer.requests.send(Request::Retain { from }).await.is_err()
-        {
+        // While the log is full, the committer has to look for room, which no batch may make it do.
+        let deletes = segments.first().is_some_and(|oldest| from > oldest.last);
+        if (deletes || full) && committer.requests.send(Request::Retain { from }).await.is_err() {
             return;
         }
     }

@@ -8,6 +8,7 @@ use super::{
     Outcome, Request, StreamKey, Submission,
     admit::{Admission, Decision, Refusals, Seen},
     checkpoint, recover,
+    room::Room,
 };
 use crate::{
     log,
@@ -78,7 +79,7 @@ pub struct Committer {
     checkpoint_bytes: u64,
     ack_position: watch::Receiver<Position>,
     group: Vec<Entry>,
-    full: Arc<AtomicBool>,
+    room: Room,
     /// `committed_total`, for the ledger.
     published_total: Arc<AtomicU64>,
     metrics: IngestMetrics,
@@ -130,7 +131,7 @@ impl Committer {
             checkpoint_bytes: 0,
             ack_position,
             group: Vec::new(),
-            full: Arc::default(),
+            room: Room::default(),
             published_total,
             metrics,
         })
@@ -148,7 +149,7 @@ impl Committer {
         CommitterError,
     > {
         let (requests, queue) = mpsc::channel(QUEUE_REQUESTS);
-        let full = Arc::clone(&self.full);
+        let full = self.room.full();
         let (done, ended) = tokio::sync::oneshot::channel();
         thread::Builder::new().name("committer".into()).spawn(move || {
             // Nobody waits for the result any more when the gateway has given up on stopping well.
@@ -159,6 +160,8 @@ impl Committer {
     }
 
     fn run(mut self, mut queue: mpsc::Receiver<Request>) -> Result<(), CommitterError> {
+        // A disk that is full already is said at once, not with the first batch.
+        self.has_room(0);
         while let Some(first) = queue.blocking_recv() {
             self.take(first)?;
             while self.group.len() < GROUP_REQUESTS && self.log.group_bytes() < GROUP_BYTES {
@@ -194,6 +197,8 @@ impl Committer {
                 if let Err(error) = self.log.delete_below(low) {
                     tracing::warn!(%error, "old segments of the log were not deleted");
                 }
+                // Also asked for while the log is full, when no device may be left to ask.
+                self.has_room(0);
             }
         }
         Ok(())
@@ -234,9 +239,8 @@ impl Committer {
 
     /// Refuses before the reserve of the disk or the largest size of the log is reached.
     fn has_room(&mut self, bytes: usize) -> bool {
-        let has_room = self.log.room_bytes() > (self.log.group_bytes() + bytes) as u64;
-        self.full.store(!has_room, Ordering::Relaxed);
-        has_room
+        let left = self.log.room_bytes().saturating_sub(self.log.group_bytes() as u64);
+        self.room.fits(bytes as u64, left)
     }
 
     /// Syncs what was appended and answers everyone in the group.
@@ -256,8 +260,7 @@ impl Committer {
                     self.metrics.group_batches.record(self.group.len() as f64);
                 }
                 Err(error @ (log::CommitError::Full { .. } | log::CommitError::Roll { .. })) => {
-                    tracing::warn!(%error, "devices are told to try later");
-                    self.full.store(true, Ordering::Relaxed);
+                    self.room.refuse(bytes, &error.to_string());
                     self.admission.roll_back();
                     self.accepted_total = self.committed_total;
                     for entry in &mut self.group {
