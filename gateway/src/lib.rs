@@ -97,7 +97,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         shutdown: stop_server.clone(),
         tasks: TaskTracker::new(),
     })?;
-    let banner = banner::startup_banner(&config, &dir, server.local_addr()?, admin.address());
+    let (server_address, admin_address) = (server.local_addr()?, admin.address());
+    let banner = banner::startup_banner(&config, &dir, server_address, admin_address);
 
     let (stop_sinks, stop_admin) = (CancellationToken::new(), CancellationToken::new());
     let ledger = sinks.ledger_source(&accepted_total);
@@ -118,6 +119,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     retention_task.spawn("retention", ok(stop_server.clone().run_until_cancelled_owned(retention)));
 
     readiness.clear(NotReady::Starting);
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        devices = %server_address,
+        operators = %admin_address,
+        "ready"
+    );
     // Whoever started us may not read it.
     let _ = std::io::stdout().write_all(banner.as_bytes()).and_then(|()| std::io::stdout().flush());
     let failed = tokio::select! {
@@ -147,10 +154,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     stop_admin.cancel();
     sequence.tasks(&mut admin_task).await;
     let stopped = sequence.finish();
-    match failed {
-        Some(ended) => Err(anyhow::anyhow!("{ended}")),
-        None => Ok(stopped?),
+    if let Some(ended) = failed {
+        return Err(anyhow::anyhow!("{ended}"));
     }
+    stopped?;
+    tracing::info!("stopped");
+    Ok(())
 }
 
 async fn ok(task: impl Future) -> Result<(), String> {
