@@ -51,9 +51,9 @@ console=$(awk '$1 == "console" { print $2 }' $demo/gateway.out)
 
 $bin/device-sim run --url "$url" --ca $demo/data/ca.pem --token-key $demo/data/keys/token.pem \
     --devices "$devices" --duration "$duration" \
-    --journal $demo/journal --report $demo/run.json \
+    --journal $demo/run.journal --report $demo/run.json \
     --expect 'sent_ratio>=0.99' --expect 'acked_ratio>=0.99'
-$bin/device-sim verify --store $demo/data/telemetry.db --journal $demo/journal \
+$bin/device-sim verify --store $demo/data/telemetry.db --journal $demo/run.journal \
     --report $demo/verify.json
 
 echo

@@ -11,4 +11,4 @@ if ! cargo deny --version 2>/dev/null | grep -qF "$version"; then
 fi
 checks=(bans licenses sources)
 [ "${ADVISORIES:-0}" = 0 ] || checks+=(advisories)
-cargo deny --all-features check "${checks[@]}"
+cargo deny --log-level error --all-features check "${checks[@]}"

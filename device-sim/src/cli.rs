@@ -2,10 +2,11 @@
 //!
 //! Exit codes: 0 all as promised, 1 not, 2 wrong usage.
 
+use crate::expect::Expectation;
 use crate::journal::Journal;
 use crate::plan::Plan;
 use crate::profile::Profile;
-use crate::run::{self, Credentials, Mode, Outcome};
+use crate::run::{self, Credentials, Mode, Outcome, Report};
 use crate::verify;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
@@ -94,6 +95,10 @@ struct RunArgs {
     /// Where the journal for `verify` goes [default: beside the report].
     #[arg(long, value_name = "FILE")]
     journal: Option<PathBuf>,
+    /// What the report must show, such as 'acked_ratio>=0.99' or 'ack_p99_ms<250'; may be
+    /// repeated. Decides the exit code instead of "everything due was sent and answered".
+    #[arg(long, value_name = "EXPECTATION")]
+    expect: Vec<Expectation>,
     /// Shows nothing while the run goes on.
     #[arg(long, short)]
     quiet: bool,
@@ -214,12 +219,30 @@ fn execute_run(args: RunArgs) -> Result<bool, CommandError> {
         write_json(path, &report)?;
     }
     print!("{}", report.table());
+    if report.outcome != Outcome::Failed && !args.expect.is_empty() {
+        return Ok(judge(&report, &args.expect)?);
+    }
     match (report.outcome, &report.problem) {
         (Outcome::Completed, None) => println!("everything due was sent and answered"),
         (Outcome::Interrupted, None) => println!("ended early; everything due was answered"),
         (_, problem) => eprintln!("device-sim: {}", problem.as_deref().unwrap_or("failed")),
     }
     Ok(report.problem.is_none())
+}
+
+fn judge(report: &Report, expectations: &[Expectation]) -> Result<bool> {
+    let report = serde_json::to_value(report)?;
+    let mut held = true;
+    for expectation in expectations {
+        match expectation.check(&report) {
+            Ok(()) => println!("as expected: {expectation}"),
+            Err(sentence) => {
+                eprintln!("device-sim: {sentence}");
+                held = false;
+            }
+        }
+    }
+    Ok(held)
 }
 
 fn execute_verify(args: &VerifyArgs) -> Result<bool> {

@@ -12,6 +12,7 @@
 //! the [`journal`]; `verify` recomputes the plan and compares it with a store, reading by reading.
 
 pub mod cli;
+pub mod expect;
 pub mod journal;
 pub mod plan;
 pub mod profile;

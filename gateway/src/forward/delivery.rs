@@ -66,6 +66,12 @@ impl<K: Sink> Delivery<K> {
                 let empty = batch.records.is_empty() && self.file.is_some();
                 let result = if empty { Ok(()) } else { self.write(&batch).await };
                 match result {
+                    Ok(()) if self.lags(&batch) => {
+                        return Delivered::Fatal(
+                            "it confirmed a batch that its own cursor has not passed: report this"
+                                .to_owned(),
+                        );
+                    }
                     Ok(()) => quarantined = Some(Vec::new()),
                     Err(SinkError::Fatal(why)) => return Delivered::Fatal(why),
                     Err(SinkError::Undecodable(error)) => match without(&mut batch, &error) {
@@ -107,6 +113,11 @@ impl<K: Sink> Delivery<K> {
                 }
             }
         }
+    }
+
+    /// Whether a destination that keeps its own cursor has not come as far as it said.
+    fn lags(&self, batch: &Batch) -> bool {
+        self.file.is_none() && self.sink.committed().is_none_or(|at| at < batch.last)
     }
 
     async fn write(&self, batch: &Batch) -> Result<(), SinkError> {

@@ -12,7 +12,7 @@
 //!
 //! One batch is under way at a time, while the next one is read. Several could be, partitioned by
 //! device: the cursor would then be the prefix without gaps that is confirmed; `Reader` and
-//! `Delivery` share nothing, so only [`Forwarder::work`] would change.
+//! `Delivery` share nothing, so only `Forwarder::work` would change.
 
 mod assemble;
 mod backoff;

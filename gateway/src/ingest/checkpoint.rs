@@ -246,6 +246,45 @@ mod tests {
         }
     }
 
+    /// Written by version 1. Never changes: a newer version gets a file of its own.
+    #[test]
+    fn the_golden_checkpoint_is_read_and_written_to_the_byte() {
+        let golden: Vec<u8> = include_str!("../../tests/golden/checkpoint-v1.hex")
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .flat_map(str::split_whitespace)
+            .map(|byte| u8::from_str_radix(byte, 16).unwrap())
+            .collect();
+        let mut admission = Admission::default();
+        restore(&golden, &mut admission).unwrap();
+        let window = |realm: &str, device: &str, stream| {
+            let identity = Identity::new(realm, device);
+            let key = StreamKey { identity, stream: StreamId::Named(stream) };
+            admission.stream(&key).unwrap().window.clone()
+        };
+        let refused = |index, code| Refusal { index, code };
+        let readings: Arc<[Refusal]> =
+            [refused(3, ErrorCode::NotFinite), refused(260, ErrorCode::TimeInFuture)].into();
+        let seen = |seq, hash, position, refusals| Seen {
+            seq,
+            hash,
+            position: Position(position),
+            refusals,
+        };
+        assert_eq!(
+            window("default", "meter-1", 77),
+            [
+                seen(300, 0x0102_0304_0506_0708, 1000, None),
+                seen(301, 0x1112_1314_1516_1718, 1005, Refusals::of(None, &readings)),
+            ]
+        );
+        assert_eq!(
+            window("plant", "press/7", (1 << 53) - 1),
+            [seen(1, u64::MAX, 1004, Refusals::of(Some(ErrorCode::EmptyBatch), &[].into()))]
+        );
+        assert_eq!(encode(&admission), [golden]);
+    }
+
     #[test]
     fn a_private_stream_is_not_kept() {
         let mut admission = Admission::default();

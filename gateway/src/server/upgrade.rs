@@ -192,7 +192,7 @@ fn check_head<'a>(
     if !lists(headers, header::UPGRADE, "websocket")
         || !lists(headers, header::CONNECTION, "upgrade")
     {
-        return Err(Refusal::new(StatusCode::UPGRADE_REQUIRED, "this is a WebSocket endpoint"));
+        return Err(Refusal::bad("the request must ask for an upgrade to websocket"));
     }
     let version = one(
         headers,

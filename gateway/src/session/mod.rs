@@ -225,17 +225,20 @@ impl<B> Session<B> {
                 }
             }
             Outcome::Refused { seq, code } => {
+                self.hand_out_ack(now);
                 self.outstanding.dropped(seq);
                 self.order.admitted(seq);
                 let detail = "taken before with other content, or too long ago to tell".to_owned();
                 self.complain(seq, &Complaint::Whole { code, detail: Some(detail) });
             }
             Outcome::OutOfOrder { seq, expected } => {
+                self.hand_out_ack(now);
                 self.outstanding.dropped(seq);
                 let expected = self.order.not_admitted(seq, expected);
                 self.out_of_order(seq, expected);
             }
             Outcome::Retry { seq, code, after_ms } => {
+                self.hand_out_ack(now);
                 self.outstanding.dropped(seq);
                 self.order.put_off(seq);
                 self.put_off(seq, code, after_ms);
@@ -284,18 +287,23 @@ impl<B> Session<B> {
         self.outstanding.covered(position);
     }
 
-    /// Hands out the ack that has become due, if any: at most one for all outcomes and positions
-    /// since the last call. Closes a draining connection that has nothing more to wait for.
+    /// Hands out the ack that has become due, if any: one for everything that was logged since the
+    /// last call. Closes a draining connection that has nothing more to wait for.
     pub fn settle(&mut self, now: Now) {
         if self.is_closed() {
             return;
         }
+        self.hand_out_ack(now);
+        self.liveness.on_reading(now.us, self.wants_read());
+        self.drain(now);
+    }
+
+    /// Also before a nack of what was not kept: a device learns what is safe before it turns back.
+    fn hand_out_ack(&mut self, now: Now) {
         if let Some((seq, received_us)) = self.outstanding.due() {
             let ack = Ack { seq, time: now.unix_ms };
             self.actions.push_back(Action::Ack { ack, received_us });
         }
-        self.liveness.on_reading(now.us, self.wants_read());
-        self.drain(now);
     }
 
     /// The time has come that [`Session::next_tick_us`] named.

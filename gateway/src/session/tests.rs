@@ -117,6 +117,21 @@ fn one_ack_for_all_outcomes_that_wait() {
 }
 
 #[test]
+fn what_is_safe_is_said_before_what_was_not_kept() {
+    let mut session = open(AckMode::Durable);
+    for seq in 1..=4 {
+        batch(&mut session, seq);
+    }
+    drain(&mut session);
+    session.on_outcome(NOW, logged(1));
+    session.on_outcome(NOW, logged(2));
+    session.on_outcome(NOW, Outcome::Retry { seq: 3, code: ErrorCode::LogFull, after_ms: 1 });
+    session.on_outcome(NOW, Outcome::OutOfOrder { seq: 4, expected: 3 });
+    session.settle(NOW);
+    assert_eq!(drain(&mut session), ["ack 2", "nack 3 log_full", "nack 4 out_of_order"]);
+}
+
+#[test]
 fn stored_waits_for_the_position() {
     let mut session = open(AckMode::Stored);
     for seq in 1..=2 {

@@ -161,9 +161,9 @@ async fn every_mistake_gets_its_status() {
         ("two versions", good().add("Sec-WebSocket-Version: 13").bytes(), 400),
         ("version 8", good().set("Sec-WebSocket-V", "Sec-WebSocket-Version: 8").bytes(), 426),
         ("version 130", good().set("Sec-WebSocket-V", "Sec-WebSocket-Version: 130").bytes(), 426),
-        ("no Upgrade", good().set("Upgrade", "").bytes(), 426),
-        ("no Connection", good().set("Connection", "").bytes(), 426),
-        ("h2c", good().set("Upgrade", "Upgrade: h2c").bytes(), 426),
+        ("no Upgrade", good().set("Upgrade", "").bytes(), 400),
+        ("no Connection", good().set("Connection", "").bytes(), 400),
+        ("h2c", good().set("Upgrade", "Upgrade: h2c").bytes(), 400),
         ("no subprotocol", good().set("Sec-WebSocket-Protocol", "").bytes(), 400),
         (
             "wrong subprotocol",

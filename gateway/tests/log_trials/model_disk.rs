@@ -196,6 +196,19 @@ impl Inode {
         }
     }
 
+    /// The kernel writes when it likes, too.
+    pub(crate) fn write_back_some(&mut self, rng: &mut Rng) {
+        self.durable.resize(self.now.len(), 0);
+        let dirty = std::mem::take(&mut self.dirty);
+        for sector in dirty {
+            if rng.bool() {
+                self.write_back(sector);
+            } else {
+                self.dirty.insert(sector);
+            }
+        }
+    }
+
     /// The pages are clean from now on, and only some are on the disk.
     pub(crate) fn fail_to_sync(&mut self, rng: &mut Rng) {
         for sector in std::mem::take(&mut self.dirty) {

@@ -177,6 +177,10 @@ impl File for Handle {
         }
         inode.now[offset..offset + length].copy_from_slice(&bytes[..length]);
         inode.touch(offset, offset + length);
+        if disk.rng.u8(..4) == 0 {
+            let mut rng = disk.rng.fork();
+            disk.inodes.get_mut(&self.inode).unwrap().write_back_some(&mut rng);
+        }
         Ok(length)
     }
 

@@ -73,7 +73,7 @@ async fn each_request_gets_its_status() {
         ("a bad key", 400, instead(KEY, "Sec-WebSocket-Key: abc\r\n")),
         ("no version", 400, without(VERSION)),
         ("version 12", 426, instead(VERSION, "Sec-WebSocket-Version: 12\r\n")),
-        ("no upgrade", 426, without(UPGRADE)),
+        ("no upgrade", 400, without(UPGRADE)),
         ("no subprotocol", 400, without(PROTOCOL)),
         ("another subprotocol", 400, instead(PROTOCOL, "Sec-WebSocket-Protocol: mqtt\r\n")),
         ("no credential", 401, without(auth)),
