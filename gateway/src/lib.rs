@@ -97,7 +97,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         shutdown: stop_server.clone(),
         tasks: TaskTracker::new(),
     })?;
-    let banner = banner::startup_banner(&config, &dir, server.local_addr()?, admin.address());
+    let (server_address, admin_address) = (server.local_addr()?, admin.address());
+    let banner = banner::startup_banner(&config, &dir, server_address, admin_address);
 
     let (stop_sinks, stop_admin) = (CancellationToken::new(), CancellationToken::new());
     let ledger = sinks.ledger_source(&accepted_total);
@@ -118,6 +119,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     retention_task.spawn("retention", ok(stop_server.clone().run_until_cancelled_owned(retention)));
 
     readiness.clear(NotReady::Starting);
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        devices = %server_address,
+        operators = %admin_address,
+        "ready"
+    );
     // Whoever started us may not read it.
     let _ = std::io::stdout().write_all(banner.as_bytes()).and_then(|()| std::io::stdout().flush());
     let failed = tokio::select! {
@@ -147,10 +154,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     stop_admin.cancel();
     sequence.tasks(&mut admin_task).await;
     let stopped = sequence.finish();
-    match failed {
-        Some(ended) => Err(anyhow::anyhow!("{ended}")),
-        None => Ok(stopped?),
+    if let Some(ended) = failed {
+        return Err(anyhow::anyhow!("{ended}"));
     }
+    stopped?;
+    tracing::info!("stopped");
+    Ok(())
 }
 
 async fn ok(task: impl Future) -> Result<(), String> {
@@ -199,13 +208,16 @@ async fn retain(
         if log.poisoned().is_some() {
             readiness.set(NotReady::LogPoisoned);
         }
-        let is_full = committer.full.load(Ordering::Relaxed);
-        if is_full {
+        let full = committer.full.load(Ordering::Relaxed);
+        if full {
             readiness.set(NotReady::DiskFull);
         } else {
             readiness.clear(NotReady::DiskFull);
         }
         let segments = log.segments();
+        if segments.len() < 2 && !full {
+            continue;
+        }
         let now_ns = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |now| i64::try_from(now.as_nanos()).unwrap_or(i64::MAX));
@@ -213,13 +225,9 @@ async fn retain(
         let any_checkpoint = Some(record::Position(u64::MAX));
         let from =
             log::retention::low_water(cursors.now(), any_checkpoint, &segments, &keep, now_ns);
-        let from = match segments.first() {
-            Some(oldest) if segments.len() > 1 && from > oldest.last => from,
-            // Nothing can go, but there may be room again.
-            _ if is_full => record::Position::ZERO,
-            _ => continue,
-        };
-        if committer.requests.send(Request::Retain { from }).await.is_err() {
+        // While the log is full, the committer has to look for room, which no batch may make it do.
+        let deletes = segments.first().is_some_and(|oldest| from > oldest.last);
+        if (deletes || full) && committer.requests.send(Request::Retain { from }).await.is_err() {
             return;
         }
     }

@@ -2,9 +2,9 @@
 
 use crate::{
     auth::{DEFAULT_REALM, TrustRoot},
-    config::valid::{self, Config},
+    config::valid::{self, Config, MAX_WINDOW_BATCHES},
     data_dir::{DataDir, TokenKey},
-    ingest::Rules,
+    ingest::{self, Rules},
     log,
     metrics::{LogMetrics, Registry},
     server,
@@ -101,6 +101,9 @@ pub(crate) fn tls(config: &Config, dir: &DataDir) -> server::TlsOptions {
         .collect();
     server::TlsOptions { certificate, key, client_cas }
 }
+
+// A device that keeps to its window may send all of it again after a reconnect.
+const _: () = assert!(MAX_WINDOW_BATCHES as usize <= ingest::admit::WINDOW);
 
 /// The devices' listener.
 pub(crate) fn server(config: &Config) -> server::Config {

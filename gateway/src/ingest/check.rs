@@ -295,13 +295,19 @@ fn has_control(text: &str) -> bool {
 fn judge_time<'a>(time: Option<i64>, rules: &Rules, now: Now) -> Result<i64, Fault<'a>> {
     let fault = |code, detail: &'static str| Fault::new(code, Some("time"), detail);
     let time = time.ok_or_else(|| {
-        fault(ErrorCode::TimeImplausible, "beyond what nanoseconds in 64 bits hold")
+        fault(
+            ErrorCode::TimeImplausible,
+            "beyond what nanoseconds in 64 bits hold; is the unit right?",
+        )
     })?;
     if time < YEAR_2000_NS {
         return Err(fault(ErrorCode::TimeImplausible, "before the year 2000; is the unit right?"));
     }
     if time > now.ns.saturating_add(MAX_AHEAD_NS) {
-        return Err(fault(ErrorCode::TimeInFuture, "more than ten minutes ahead of the gateway"));
+        return Err(fault(
+            ErrorCode::TimeInFuture,
+            "more than ten minutes ahead of the gateway; are clock and unit right?",
+        ));
     }
     if let Some(max_age) = rules.max_age {
         let max_age = i64::try_from(max_age.as_nanos()).unwrap_or(i64::MAX);

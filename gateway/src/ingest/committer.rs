@@ -8,6 +8,7 @@ use super::{
     Outcome, Request, StreamKey, Submission,
     admit::{Admission, Decision, Refusals, Seen, Stream},
     checkpoint, recover,
+    room::Room,
 };
 use crate::{
     log,
@@ -80,9 +81,7 @@ pub struct Committer {
     group: Vec<Entry>,
     /// Private streams whose connection is gone, to be forgotten after the group.
     forgotten: Vec<StreamKey>,
-    full: Arc<AtomicBool>,
-    /// What the last batch or group that found no room would have taken, in bytes.
-    wanted_bytes: u64,
+    room: Room,
     /// `committed_total`, for the ledger.
     published_total: Arc<AtomicU64>,
     metrics: IngestMetrics,
@@ -138,8 +137,7 @@ impl Committer {
             ack_position,
             group: Vec::new(),
             forgotten: Vec::new(),
-            full: Arc::default(),
-            wanted_bytes: 0,
+            room: Room::default(),
             published_total,
             metrics,
         })
@@ -157,7 +155,7 @@ impl Committer {
         CommitterError,
     > {
         let (requests, queue) = mpsc::channel(QUEUE_REQUESTS);
-        let full = Arc::clone(&self.full);
+        let full = self.room.full();
         let (done, ended) = tokio::sync::oneshot::channel();
         thread::Builder::new().name("committer".into()).spawn(move || {
             // Nobody waits for the result any more when the gateway has given up on stopping well.
@@ -168,6 +166,8 @@ impl Committer {
     }
 
     fn run(mut self, mut queue: mpsc::Receiver<Request>) -> Result<(), CommitterError> {
+        // A disk that is full already is said at once, not with the first batch.
+        self.has_room(0);
         while let Some(first) = queue.blocking_recv() {
             self.take(first)?;
             while self.group.len() + self.forgotten.len() < GROUP_REQUESTS
@@ -239,19 +239,13 @@ impl Committer {
 
     /// Refuses before the reserve of the disk or the largest size of the log is reached.
     fn has_room(&mut self, bytes: usize) -> bool {
-        let wanted = (self.log.group_bytes() + bytes) as u64;
-        let has_room = self.log.room_bytes() > wanted;
-        if !has_room {
-            self.wanted_bytes = wanted;
-        }
-        self.full.store(!has_room, Ordering::Relaxed);
-        has_room
+        let left = self.log.room_bytes().saturating_sub(self.log.group_bytes() as u64);
+        self.room.fits(bytes as u64, left)
     }
 
     /// Deletes what nobody needs any more.
     fn retain(&mut self, from: Position) -> Result<(), CommitterError> {
-        let is_full = self.full.load(Ordering::Relaxed);
-        if is_full && self.newest_checkpoint < from && self.bytes_since_checkpoint > 0 {
+        if self.room.is_full() && self.newest_checkpoint < from && self.bytes_since_checkpoint > 0 {
             // Only the last checkpoint holds the old segments, and while nothing can be appended
             // no new one comes by itself.
             self.roll(true)?;
@@ -260,9 +254,7 @@ impl Committer {
             tracing::warn!(%error, "old segments of the log were not deleted");
         }
         // Not left to the next batch: none may come as long as the gateway is not ready.
-        if is_full && self.log.room_bytes() > self.wanted_bytes {
-            self.full.store(false, Ordering::Relaxed);
-        }
+        self.has_room(0);
         Ok(())
     }
 
@@ -284,9 +276,7 @@ impl Committer {
                     self.metrics.group_batches.record(self.group.len() as f64);
                 }
                 Err(error @ (log::CommitError::Full { .. } | log::CommitError::Roll { .. })) => {
-                    tracing::warn!(%error, "devices are told to try later");
-                    self.full.store(true, Ordering::Relaxed);
-                    self.wanted_bytes = bytes;
+                    self.room.refuse(bytes, &error.to_string());
                     self.admission.roll_back();
                     self.accepted_total = self.committed_total;
                     for entry in &mut self.group {

@@ -161,12 +161,12 @@ fn a_full_log_is_not_held_by_its_own_checkpoint() {
         }
     };
     assert!(committer.newest_checkpoint < shared.segments()[2].base, "an old one is the newest");
-    assert!(committer.full.load(Ordering::Relaxed));
+    assert!(committer.room.is_full());
     // Every sink has everything.
     let from = shared.segments().last().unwrap().base;
     committer.take(Request::Retain { from }).unwrap();
     assert!(shared.size_bytes() < max_bytes / 2, "{} bytes are left", shared.size_bytes());
-    assert!(!committer.full.load(Ordering::Relaxed), "without waiting for a batch");
+    assert!(!committer.room.is_full(), "without waiting for a batch");
     let again = group(&mut committer, &[(&keys[199], full_at, 1.0, false)]);
     assert!(is_logged(&again[0]), "{again:?}");
 }

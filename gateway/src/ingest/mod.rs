@@ -9,6 +9,7 @@ pub mod check;
 pub mod checkpoint;
 pub mod committer;
 pub mod recover;
+mod room;
 
 pub use check::{Checked, ConnectionContext, Now, Rules, check};
 pub use committer::{Committer, CommitterError, CommitterHandle};

@@ -151,6 +151,7 @@ pub fn open(
     });
     let (active, next) = (recovered.active, recovered.next);
     let writer = Writer::open(Arc::clone(&inner), options, active, next, lock)?;
+    writer.publish_start();
     state::prepare_spare(&*files, &inner.dir, state::StateFile::Low);
     let shared = Shared(inner);
     report.oldest = shared.oldest();

@@ -218,7 +218,7 @@ fn hello_comes_once() {
         batch(&mut session, 1);
         drain(&mut session);
         session.on_hello(NOW, Hello::default());
-        assert_eq!(drain(&mut session), ["close 1008 unexpected_hello"]);
+        assert_eq!(drain(&mut session), ["close 1002 unexpected_hello"]);
         assert!(session.is_closed());
     }
 }
