@@ -64,9 +64,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let dir = data_dir::prepare(&config.data_dir, hosts)?;
     let admin = Admin::bind(&config.admin).await?;
 
-    let stored = sinks::stored_position(&config, &dir)?;
     let options = wire::log(&config, &dir, &registry);
     let files = Arc::new(log::RealFiles);
+    let stored = sinks::stored_position(&config, &dir, log::identity(&options.dir, &*files)?)?;
     let (writer, log, recovery) = log::open(options, files, stored)?;
     report(&recovery);
     let accepted_total = Arc::new(AtomicU64::new(0));
@@ -97,7 +97,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         shutdown: stop_server.clone(),
         tasks: TaskTracker::new(),
     })?;
-    let banner = banner::startup_banner(&config, &dir, server.local_addr()?, admin.address());
+    let (server_address, admin_address) = (server.local_addr()?, admin.address());
+    let banner = banner::startup_banner(&config, &dir, server_address, admin_address);
 
     let (stop_sinks, stop_admin) = (CancellationToken::new(), CancellationToken::new());
     let ledger = sinks.ledger_source(&accepted_total);
@@ -117,6 +118,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     retention_task.spawn("retention", ok(stop_server.clone().run_until_cancelled_owned(retention)));
 
     readiness.clear(NotReady::Starting);
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        devices = %server_address,
+        operators = %admin_address,
+        "ready"
+    );
     // Whoever started us may not read it.
     let _ = std::io::stdout().write_all(banner.as_bytes()).and_then(|()| std::io::stdout().flush());
     let failed = tokio::select! {
@@ -146,10 +153,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     stop_admin.cancel();
     sequence.tasks(&mut admin_task).await;
     let stopped = sequence.finish();
-    match failed {
-        Some(ended) => Err(anyhow::anyhow!("{ended}")),
-        None => Ok(stopped?),
+    if let Some(ended) = failed {
+        return Err(anyhow::anyhow!("{ended}"));
     }
+    stopped?;
+    tracing::info!("stopped");
+    Ok(())
 }
 
 async fn ok(task: impl Future) -> Result<(), String> {
@@ -205,12 +214,11 @@ async fn retain(
             readiness.clear(NotReady::DiskFull);
         }
         let segments = log.segments();
-        if segments.len() < 2 {
+        if segments.len() < 2 && !full {
             continue;
         }
         let lacking = room.lacking(log.size_bytes());
-        if full || lacking > 0 {
-            cursors.give_way(&segments, lacking.max(1));
+        if (full || lacking > 0) && cursors.give_way(&segments, lacking.max(1)) {
             // The space is free as soon as the cursors have moved.
             interval.reset_after(RETENTION_INTERVAL / 10);
         }
@@ -221,9 +229,9 @@ async fn retain(
         let any_checkpoint = Some(record::Position(u64::MAX));
         let from =
             log::retention::low_water(cursors.now(), any_checkpoint, &segments, &room.keep, now_ns);
-        if from > segments[0].last
-            && committer.requests.send(Request::Retain { from }).await.is_err()
-        {
+        // While the log is full, the committer has to look for room, which no batch may make it do.
+        let deletes = segments.first().is_some_and(|oldest| from > oldest.last);
+        if (deletes || full) && committer.requests.send(Request::Retain { from }).await.is_err() {
             return;
         }
     }

@@ -10,7 +10,7 @@ use crate::{
     forward::{CursorFile, Ended, Forwarder, Handle, Options, RejectedFile, Setup, Start, Status},
     log,
     metrics::{Registry, SinkMetrics, StoreMetrics},
-    record::Position,
+    record::{Ledger, Position},
     shutdown::Tasks,
     sink::{LogRange, Sink, influxdb, store},
     wire,
@@ -29,6 +29,7 @@ use std::{
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 /// A forwarder of whatever sink, ready to run until it is told to stop.
 type Run = Box<dyn FnOnce(CancellationToken) -> Running + Send>;
@@ -54,9 +55,9 @@ impl Cursors {
     }
 
     /// Lets the sinks that may skip give up the oldest segments of the log until `bytes` can be
-    /// freed. Nothing is given up for a sink that holds the same segments: that would free
-    /// nothing.
-    pub(crate) fn give_way(&self, segments: &[log::SegmentInfo], bytes: u64) {
+    /// freed; true if one does. Nothing is given up if a sink that holds needs the same segments:
+    /// that would free nothing.
+    pub(crate) fn give_way(&self, segments: &[log::SegmentInfo], bytes: u64) -> bool {
         let mut freed = 0;
         let mut to = None;
         // The last one is being written.
@@ -67,7 +68,8 @@ impl Cursors {
             freed += segment.bytes;
             to = Some(segment.last);
         }
-        let Some(to) = to else { return };
+        let Some(to) = to else { return false };
+        let mut given = false;
         for (handle, _) in self.0.iter().filter(|(_, of)| *of == WhenFull::Skip) {
             let at = *handle.committed.borrow();
             if at < to {
@@ -76,8 +78,10 @@ impl Cursors {
                     "the log is full: the sink skips what it has not stored of its oldest records"
                 );
                 handle.skip_to(to);
+                given = true;
             }
         }
+        given
     }
 
     fn holds(&self, position: Position) -> bool {
@@ -86,19 +90,28 @@ impl Cursors {
     }
 }
 
-/// The highest position that any sink has stored: the log was durable up to there, whatever its
-/// segments say. Read before the log is opened.
+/// The highest position that any sink of this log has stored: the log was durable up to there,
+/// whatever its segments say. Read before the log is opened. A store of another log says nothing
+/// about this one; it is refused when it is opened.
 ///
 /// # Errors
 /// A store cannot be read.
-pub(crate) fn stored_position(config: &Config, dir: &DataDir) -> anyhow::Result<Position> {
+pub(crate) fn stored_position(
+    config: &Config,
+    dir: &DataDir,
+    log: Option<Uuid>,
+) -> anyhow::Result<Position> {
     let mut highest = Position::ZERO;
     for sink in &config.sinks {
         let stored = match &sink.kind {
-            SinkKind::Store { path, .. } => store::stored_cursor(path)?.map(|of| of.position),
+            SinkKind::Store { path, .. } => {
+                store::stored_cursor(path)?.map(|cursor| (cursor.log, cursor.position))
+            }
             SinkKind::InfluxDb(_) => CursorFile::peek(&cursor_file(&state(dir), &sink.name))?,
         };
-        highest = highest.max(stored.unwrap_or_default());
+        if let Some((_, position)) = stored.filter(|(of, _)| Some(*of) == log) {
+            highest = highest.max(position);
+        }
     }
     Ok(highest)
 }
@@ -160,6 +173,7 @@ impl Place<'_> {
         let sink = Arc::new(sink);
         let name = &self.configured.name;
         let start = Start::of(&*sink, &cursor_file(self.state, name), self.range)?;
+        self.accepted_total.fetch_max(start.accepted_total(), Ordering::AcqRel);
         let rejected = rejected_file(self.state, name, start.position())?;
         let (forwarder, handle) = Forwarder::new(Setup {
             options: options(self.config, self.configured),
@@ -221,10 +235,16 @@ impl Sinks {
     pub(crate) fn ledger_source(&self, accepted_total: &Arc<AtomicU64>) -> LedgerSource {
         let handles: Vec<Handle> = self.0.iter().map(|sink| sink.handle.clone()).collect();
         let accepted_total = Arc::clone(accepted_total);
-        Arc::new(move || LedgerSnapshot {
-            // Read after the sinks: a sink is never ahead of it.
-            sinks: handles.iter().map(|handle| of_sink(handle, &accepted_total)).collect(),
-            accepted: accepted_total.load(Ordering::Acquire),
+        Arc::new(move || {
+            let ledgers: Vec<Ledger> =
+                handles.iter().map(|handle| *handle.ledger.borrow()).collect();
+            // A sink may have a batch before the committer has counted it.
+            let accepted = ledgers
+                .iter()
+                .map(|ledger| ledger.accepted_total)
+                .fold(accepted_total.load(Ordering::Acquire), u64::max);
+            let of_sink = |(handle, ledger): (&Handle, &Ledger)| of_sink(handle, ledger, accepted);
+            LedgerSnapshot { sinks: handles.iter().zip(&ledgers).map(of_sink).collect(), accepted }
         })
     }
 
@@ -266,9 +286,7 @@ async fn watch_status(mut status: watch::Receiver<Status>, readiness: &Readiness
     }
 }
 
-fn of_sink(handle: &Handle, accepted_total: &AtomicU64) -> SinkLedger {
-    let ledger = *handle.ledger.borrow();
-    let total = accepted_total.load(Ordering::Acquire).max(ledger.accepted_total);
+fn of_sink(handle: &Handle, ledger: &Ledger, total: u64) -> SinkLedger {
     let base = ledger.base.unwrap_or(ledger.accepted_total);
     let dropped = ledger.dropped;
     SinkLedger {

@@ -148,19 +148,20 @@ impl CursorFile {
         Ok((file, Cursor { position, ledger }))
     }
 
-    /// Where the file at `path` stands, whatever log it belongs to; `None` if there is none that
+    /// Which log the file at `path` belongs to and where it stands; `None` if there is none that
     /// can be read. For who asks before the log is open: [`CursorFile::open`] judges it later.
     ///
     /// # Errors
     /// The disk's.
-    pub fn peek(path: &Path) -> Result<Option<Position>, CursorError> {
+    pub fn peek(path: &Path) -> Result<Option<(Uuid, Position)>, CursorError> {
         let bytes = match fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(CursorError::Io { path: path.to_owned(), source }),
         };
         let content = checked(&bytes).and_then(|body| serde_json::from_slice::<Content>(body).ok());
-        Ok(content.filter(|of| of.version <= VERSION).map(|of| of.position))
+        let known = content.filter(|of| of.version <= VERSION);
+        Ok(known.and_then(|of| Some((of.log.parse().ok()?, of.position))))
     }
 
     /// Makes a new position durable. Blocks for two syncs.

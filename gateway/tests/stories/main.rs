@@ -3,6 +3,7 @@
 
 mod ack_means_durable;
 mod bad_input;
+mod bad_inputs;
 mod dedupe;
 mod fleet;
 mod foreign_clients;
