@@ -71,6 +71,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     report(&recovery);
     let accepted_total = Arc::new(AtomicU64::new(0));
     let sinks = sinks::open(&config, &dir, &log, &accepted_total, &registry)?;
+    accepted_total.fetch_max(sinks.counted(), Ordering::AcqRel);
     let mut ack_task = Tasks::new();
     let ack_position = sinks.ack_position(config.ack, &log, &mut ack_task);
     let committer = Committer::new(

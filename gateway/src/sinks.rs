@@ -140,6 +140,13 @@ impl Sinks {
         }
     }
 
+    /// Accepted readings of the log that a sink has passed already.
+    pub(crate) fn counted(&self) -> u64 {
+        let totals =
+            self.forwarders.iter().map(|(_, handle)| handle.ledger.borrow().accepted_total);
+        totals.max().unwrap_or(0)
+    }
+
     /// Every cursor, for retention.
     pub(crate) fn cursors(&self) -> Cursors {
         Cursors(self.forwarders.iter().map(|(_, handle)| handle.committed.clone()).collect())

@@ -107,7 +107,9 @@ enum Verdict {
 
 impl Committer {
     /// Rebuilds the table of streams from the log. `ack_position` says up to where records may be
-    /// acknowledged; `published_total` is kept at the number of accepted readings in the log.
+    /// acknowledged; `published_total` is kept at the number of accepted readings in the log. What
+    /// it holds already was counted by a sink: a log that has lost its last records counts on
+    /// from there, not again from what is left.
     ///
     /// # Errors
     /// The log cannot be read, or was written by a newer gateway.
@@ -118,9 +120,10 @@ impl Committer {
         published_total: Arc<AtomicU64>,
         metrics: IngestMetrics,
     ) -> Result<Self, CommitterError> {
-        let recovered = recover::recover(shared)?;
+        let mut recovered = recover::recover(shared)?;
+        let counted = published_total.fetch_max(recovered.accepted_total, Ordering::AcqRel);
+        recovered.accepted_total = recovered.accepted_total.max(counted);
         metrics.accepted.absolute(recovered.accepted_total);
-        published_total.store(recovered.accepted_total, Ordering::Release);
         Ok(Self {
             log,
             admission: recovered.admission,
