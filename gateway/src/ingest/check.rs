@@ -174,7 +174,10 @@ fn judge(
         match judged {
             Ok(()) => verdict.accepted += 1,
             Err(fault) => {
-                verdict.clock_in_doubt |= !now.settled && fault.code == ErrorCode::TimeInFuture;
+                // Both are held against the gateway's clock.
+                let by_clock =
+                    matches!(fault.code, ErrorCode::TimeInFuture | ErrorCode::TimeTooOld);
+                verdict.clock_in_doubt |= !now.settled && by_clock;
                 if verdict.details.len() < MAX_NACK_READINGS {
                     verdict.details.push(RefusedReading {
                         index,
@@ -203,7 +206,7 @@ fn judge_reading<'a>(
     // Readings of one batch are mostly of one shape: names are judged once for a run of them.
     if !previous.matches(reading) {
         judge_names(reading, context)?;
-        *previous = Shape::of(reading);
+        *previous = Shape::of(reading, context);
     }
     for &(name, raw) in &reading.fields {
         match record::value(raw) {
@@ -332,8 +335,9 @@ struct Shape<'a> {
 }
 
 impl<'a> Shape<'a> {
-    fn of(reading: &RawReading<'a>) -> Self {
-        let mut hash = xxh3_64(reading.measurement.unwrap_or("").as_bytes());
+    fn of(reading: &RawReading<'a>, context: &ConnectionContext) -> Self {
+        let measurement = reading.measurement.or(context.measurement.as_deref());
+        let mut hash = xxh3_64(measurement.unwrap_or("").as_bytes());
         for (name, value) in &reading.tags {
             let pair = xxh3_64(name.as_bytes()).rotate_left(32) ^ xxh3_64(value.as_bytes());
             hash = hash.wrapping_add(pair.wrapping_mul(0x9E37_79B9_7F4A_7C15));

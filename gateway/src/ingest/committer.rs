@@ -6,7 +6,7 @@
 
 use super::{
     Outcome, Request, StreamKey, Submission,
-    admit::{Admission, Decision, Refusals, Seen},
+    admit::{Admission, Decision, Refusals, Seen, Stream},
     checkpoint, recover,
     room::Room,
 };
@@ -79,6 +79,8 @@ pub struct Committer {
     checkpoint_bytes: u64,
     ack_position: watch::Receiver<Position>,
     group: Vec<Entry>,
+    /// Private streams whose connection is gone, to be forgotten after the group.
+    forgotten: Vec<StreamKey>,
     room: Room,
     /// `committed_total`, for the ledger.
     published_total: Arc<AtomicU64>,
@@ -107,9 +109,9 @@ enum Verdict {
 
 impl Committer {
     /// Rebuilds the table of streams from the log. `ack_position` says up to where records may be
-    /// acknowledged; `published_total` is kept at the number of accepted readings in the log. What
-    /// it holds already was counted by a sink: a log that has lost its last records counts on
-    /// from there, not again from what is left.
+    /// acknowledged; `published_total` is kept at the number of accepted readings in the log, and
+    /// comes with the highest count that a sink remembers: the log may have lost its newest
+    /// records, and the count must not give their numbers out again.
     ///
     /// # Errors
     /// The log cannot be read, or was written by a newer gateway.
@@ -120,20 +122,21 @@ impl Committer {
         published_total: Arc<AtomicU64>,
         metrics: IngestMetrics,
     ) -> Result<Self, CommitterError> {
-        let mut recovered = recover::recover(shared)?;
-        let counted = published_total.fetch_max(recovered.accepted_total, Ordering::AcqRel);
-        recovered.accepted_total = recovered.accepted_total.max(counted);
-        metrics.accepted.absolute(recovered.accepted_total);
+        let recovered = recover::recover(shared)?;
+        let remembered = published_total.fetch_max(recovered.accepted_total, Ordering::AcqRel);
+        let accepted_total = recovered.accepted_total.max(remembered);
+        metrics.accepted.absolute(accepted_total);
         Ok(Self {
             log,
             admission: recovered.admission,
-            accepted_total: recovered.accepted_total,
-            committed_total: recovered.accepted_total,
+            accepted_total,
+            committed_total: accepted_total,
             newest_checkpoint: recovered.newest_checkpoint,
             bytes_since_checkpoint: u64::MAX / 2,
             checkpoint_bytes: 0,
             ack_position,
             group: Vec::new(),
+            forgotten: Vec::new(),
             room: Room::default(),
             published_total,
             metrics,
@@ -167,7 +170,9 @@ impl Committer {
         self.has_room(0);
         while let Some(first) = queue.blocking_recv() {
             self.take(first)?;
-            while self.group.len() < GROUP_REQUESTS && self.log.group_bytes() < GROUP_BYTES {
+            while self.group.len() + self.forgotten.len() < GROUP_REQUESTS
+                && self.log.group_bytes() < GROUP_BYTES
+            {
                 match queue.try_recv() {
                     Ok(request) => self.take(request)?,
                     Err(_) => break,
@@ -189,19 +194,11 @@ impl Committer {
                 let verdict = Verdict::Open;
                 self.group.push(Entry { reply, stream, seq: 0, verdict, _budget: None });
             }
-            Request::Forget(stream) => {
-                // What it still has in this group must not be rolled back into a stranger.
-                self.finish_group()?;
-                self.admission.forget(&stream);
-            }
+            // Later, since this group may hold the last batches of the stream; nobody else uses it.
+            Request::Forget(stream) => self.forgotten.push(stream),
             Request::Retain { from } => {
                 self.finish_group()?;
-                let low = from.min(self.newest_checkpoint);
-                if let Err(error) = self.log.delete_below(low) {
-                    tracing::warn!(%error, "old segments of the log were not deleted");
-                }
-                // Also asked for while the log is full, when no device may be left to ask.
-                self.has_room(0);
+                self.retain(from)?;
             }
         }
         Ok(())
@@ -246,9 +243,25 @@ impl Committer {
         self.room.fits(bytes as u64, left)
     }
 
+    /// Deletes what nobody needs any more.
+    fn retain(&mut self, from: Position) -> Result<(), CommitterError> {
+        if self.room.is_full() && self.newest_checkpoint < from && self.bytes_since_checkpoint > 0 {
+            // Only the last checkpoint holds the old segments, and while nothing can be appended
+            // no new one comes by itself.
+            self.roll(true)?;
+        }
+        if let Err(error) = self.log.delete_below(from.min(self.newest_checkpoint)) {
+            tracing::warn!(%error, "old segments of the log were not deleted");
+        }
+        // Not left to the next batch: none may come as long as the gateway is not ready.
+        self.has_room(0);
+        Ok(())
+    }
+
     /// Syncs what was appended and answers everyone in the group.
     fn finish_group(&mut self) -> Result<(), CommitterError> {
         if self.group.is_empty() {
+            self.forget();
             return Ok(());
         }
         let bytes = self.log.group_bytes() as u64;
@@ -282,10 +295,17 @@ impl Committer {
             }
         }
         self.answer();
+        self.forget();
         if self.log.needs_roll() {
-            self.roll()?;
+            self.roll(false)?;
         }
         Ok(())
+    }
+
+    fn forget(&mut self) {
+        for stream in self.forgotten.drain(..) {
+            self.admission.forget(&stream);
+        }
     }
 
     fn answer(&mut self) {
@@ -311,15 +331,22 @@ impl Committer {
                 seq,
                 position: *position,
                 refused: refusals.as_ref().map_or_else(|| [].into(), |r| r.readings.clone()),
+                refused_total: refusals.as_ref().map_or(0, |r| r.total),
                 refused_whole: refusals.as_ref().and_then(|r| r.whole),
             },
+            // The other one was in this group, and the group was not logged.
+            Verdict::Reused if self.last_seq(&entry.stream) < Some(seq) => retry,
             Verdict::Reused => Outcome::Refused { seq, code: ErrorCode::SeqReused },
             Verdict::OutOfOrder => {
-                let last = self.admission.stream(&entry.stream).and_then(|s| s.last_seq());
+                let last = self.last_seq(&entry.stream);
                 Outcome::OutOfOrder { seq, expected: last.map_or(1, |last| last + 1) }
             }
             Verdict::Retry => retry,
         }
+    }
+
+    fn last_seq(&self, stream: &StreamKey) -> Option<u64> {
+        self.admission.stream(stream).and_then(Stream::last_seq)
     }
 
     fn opened(&self, stream: &StreamKey) -> Outcome {
@@ -335,8 +362,8 @@ impl Committer {
     }
 
     /// Starts a new segment, with a checkpoint at its head unless the last one is still cheap to
-    /// replay from.
-    fn roll(&mut self) -> Result<(), CommitterError> {
+    /// replay from and none is demanded.
+    fn roll(&mut self, checkpoint: bool) -> Result<(), CommitterError> {
         match self.log.roll() {
             Ok(()) => {}
             Err(error @ log::CommitError::Poisoned { .. }) => return Err(error.into()),
@@ -345,7 +372,8 @@ impl Committer {
                 return Ok(());
             }
         }
-        if self.bytes_since_checkpoint >= self.checkpoint_bytes.saturating_mul(CHECKPOINT_SHARE) {
+        let due = self.checkpoint_bytes.saturating_mul(CHECKPOINT_SHARE);
+        if checkpoint || self.bytes_since_checkpoint >= due {
             self.write_checkpoint()?;
         }
         Ok(())
@@ -376,7 +404,8 @@ impl Committer {
         envelope.encode(&mut header);
         let mut first = None;
         let mut bytes = 0;
-        for part in checkpoint::encode(&self.admission) {
+        let mut parts = checkpoint::encode(&self.admission).into_iter().peekable();
+        while let Some(part) = parts.next() {
             bytes += (header.len() + part.len()) as u64;
             match self.log.append(&[&header, &part]) {
                 Ok(position) => first = first.or(Some(position)),
@@ -386,20 +415,23 @@ impl Committer {
                     return Ok(());
                 }
             }
-        }
-        match self.log.commit() {
-            Ok(_) => {
-                self.newest_checkpoint = first.unwrap_or(self.newest_checkpoint);
-                self.checkpoint_bytes = bytes;
-                self.bytes_since_checkpoint = 0;
-                Ok(())
+            // A checkpoint of many streams is larger than a group may be.
+            if parts.peek().is_some() && self.log.group_bytes() < GROUP_BYTES {
+                continue;
             }
-            Err(error @ log::CommitError::Poisoned { .. }) => Err(error.into()),
-            Err(error) => {
-                tracing::warn!(%error, "no checkpoint: the last one stays in force");
-                Ok(())
+            match self.log.commit() {
+                Ok(_) => {}
+                Err(error @ log::CommitError::Poisoned { .. }) => return Err(error.into()),
+                Err(error) => {
+                    tracing::warn!(%error, "no checkpoint: the last one stays in force");
+                    return Ok(());
+                }
             }
         }
+        self.newest_checkpoint = first.unwrap_or(self.newest_checkpoint);
+        self.checkpoint_bytes = bytes;
+        self.bytes_since_checkpoint = 0;
+        Ok(())
     }
 }
 
@@ -418,3 +450,8 @@ fn count(metrics: &IngestMetrics, outcome: &Outcome) {
 #[path = "committer_tests.rs"]
 #[allow(clippy::unwrap_used, clippy::cast_precision_loss)]
 mod tests;
+
+#[cfg(test)]
+#[path = "committer_full_tests.rs"]
+#[allow(clippy::unwrap_used, clippy::cast_precision_loss)]
+mod full_tests;

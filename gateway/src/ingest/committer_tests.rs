@@ -28,11 +28,11 @@ fn start(dir: &Path, options: log::Options) -> Running {
     Running { handle, ended, shared }
 }
 
-fn key(device: &str, stream: u64) -> StreamKey {
+pub(super) fn key(device: &str, stream: u64) -> StreamKey {
     StreamKey { identity: Identity::new("default", device), stream: StreamId::Named(stream) }
 }
 
-fn submission(
+pub(super) fn submission(
     key: &StreamKey,
     seq: u64,
     value: f64,

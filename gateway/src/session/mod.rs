@@ -217,10 +217,12 @@ impl<B> Session<B> {
                     self.bad = 0;
                 }
             }
-            Outcome::Duplicate { seq, position, refused, refused_whole } => {
+            Outcome::Duplicate { seq, position, refused, refused_total, refused_whole } => {
                 let fresh = self.outstanding.logged(seq, position);
                 self.admitted(seq);
-                if let Some(was) = Complaint::repeated(&refused, refused_whole, fresh.as_deref()) {
+                let fresh = fresh.as_deref();
+                let was = Complaint::repeated(&refused, refused_total, refused_whole, fresh);
+                if let Some(was) = was {
                     self.complain(seq, &was);
                 }
             }

@@ -61,20 +61,35 @@ fn a_key_is_readable_by_its_owner_only() {
 #[tokio::test]
 async fn a_store_of_another_log_is_refused() {
     let (home, other) = (Home::new(), Home::new());
-    for home in [&home, &other] {
+    for (home, batches) in [(&home, 1), (&other, 20)] {
         let gateway = home.start();
         let mut device = Device::connect(home, &gateway, "d").await;
         device.hello_stream(1).await;
-        device.send_value(1).await;
-        device.acked(1).await;
-        eventually("it is stored", || home.count("d") == 1);
+        for seq in 1..=batches {
+            device.send_value(seq).await;
+            device.acked(seq).await;
+        }
+        eventually("it is stored", || home.count("d") == batches);
         assert_eq!(gateway.stop().0.code(), Some(0));
     }
+    let own = fs::read(home.store()).unwrap();
     fs::copy(other.store(), home.store()).unwrap();
     let (code, said) = home.fails_with("");
     assert_eq!(code, 1, "{said}");
     assert!(said.contains("telemetry.db") && said.contains("belongs to the log"), "{said}");
     assert_one_sentence(&said);
+    // The log has learned nothing from a store that is not its own.
+    assert!(!said.contains("ALERT"), "{said}");
+    fs::write(home.store(), own).unwrap();
+    let gateway = home.start();
+    let mut device = Device::connect(&home, &gateway, "d").await;
+    device.hello_stream(1).await;
+    device.send_value(2).await;
+    device.acked(2).await;
+    eventually("it is stored", || home.count("d") == 2);
+    let (status, said) = gateway.stop();
+    assert_eq!(status.code(), Some(0));
+    assert!(!said.iter().any(|line| line.contains("damaged")), "{said:?}");
 }
 
 #[tokio::test]
