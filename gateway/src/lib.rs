@@ -207,18 +207,15 @@ async fn retain(
         if log.poisoned().is_some() {
             readiness.set(NotReady::LogPoisoned);
         }
-        let full = committer.full.load(Ordering::Relaxed);
-        if full {
+        let is_full = committer.full.load(Ordering::Relaxed);
+        if is_full {
             readiness.set(NotReady::DiskFull);
         } else {
             readiness.clear(NotReady::DiskFull);
         }
         let segments = log.segments();
-        if segments.len() < 2 && !full {
-            continue;
-        }
         let lacking = room.lacking(log.size_bytes());
-        if (full || lacking > 0) && cursors.give_way(&segments, lacking.max(1)) {
+        if (is_full || lacking > 0) && cursors.give_way(&segments, lacking.max(1)) {
             // The space is free as soon as the cursors have moved.
             interval.reset_after(RETENTION_INTERVAL / 10);
         }
@@ -229,9 +226,13 @@ async fn retain(
         let any_checkpoint = Some(record::Position(u64::MAX));
         let from =
             log::retention::low_water(cursors.now(), any_checkpoint, &segments, &room.keep, now_ns);
-        // While the log is full, the committer has to look for room, which no batch may make it do.
-        let deletes = segments.first().is_some_and(|oldest| from > oldest.last);
-        if (deletes || full) && committer.requests.send(Request::Retain { from }).await.is_err() {
+        let from = match segments.first() {
+            Some(oldest) if segments.len() > 1 && from > oldest.last => from,
+            // Nothing can go, but there may be room again.
+            _ if is_full => record::Position::ZERO,
+            _ => continue,
+        };
+        if committer.requests.send(Request::Retain { from }).await.is_err() {
             return;
         }
     }

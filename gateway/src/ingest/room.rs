@@ -6,6 +6,9 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+/// A whole group may be refused; room for two batches of the largest size is room again.
+const MAX_REFUSED_BYTES: u64 = 1024 * 1024;
+
 /// Remembers that batches are refused, until there is room for more than the one that was.
 #[derive(Debug, Default)]
 pub(super) struct Room {
@@ -15,14 +18,14 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// True while batches are refused.
+    /// [`Room::is_full`] for others to read.
     pub(super) fn full(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.full)
     }
 
-    /// Whether batches are refused.
+    /// True while batches are refused.
     pub(super) fn is_full(&self) -> bool {
-        self.full.load(Ordering::Relaxed)
+        self.refused_bytes > 0
     }
 
     /// Whether a batch fits, where so much is left.
@@ -30,7 +33,7 @@ impl Room {
         let fits = left_bytes > bytes;
         if !fits {
             self.refuse(bytes, "less than log.reserve_bytes is free, or log.max_bytes is reached");
-        } else if self.refused_bytes > 0 && left_bytes / 2 > self.refused_bytes {
+        } else if self.is_full() && left_bytes / 2 > self.refused_bytes {
             self.refused_bytes = 0;
             self.full.store(false, Ordering::Relaxed);
             tracing::info!("the log has room again: batches are taken");
@@ -40,10 +43,10 @@ impl Room {
 
     /// Batches of so many bytes are refused for this reason.
     pub(super) fn refuse(&mut self, bytes: u64, why: &str) {
-        if self.refused_bytes == 0 {
+        if !self.is_full() {
             tracing::warn!(why, "the log is full: devices are told to try later");
         }
-        self.refused_bytes = self.refused_bytes.max(bytes).max(1);
+        self.refused_bytes = self.refused_bytes.max(bytes.clamp(1, MAX_REFUSED_BYTES));
         self.full.store(true, Ordering::Relaxed);
     }
 }

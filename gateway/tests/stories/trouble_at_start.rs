@@ -115,6 +115,34 @@ async fn a_disk_that_is_full_already_is_said_at_once_and_devices_are_told_to_wai
     assert!(warnings <= 1, "said once, at the start, not with every batch: {said:?}");
 }
 
+#[tokio::test]
+async fn segments_that_somebody_deleted_do_not_unbalance_the_ledger() {
+    let home = Home::new();
+    for round in 1..=2 {
+        let gateway = home.start();
+        let device = format!("d{round}");
+        let mut connected = Device::connect(&home, &gateway, &device).await;
+        connected.hello_stream(1).await;
+        for seq in 1..=3 {
+            connected.send_value(seq).await;
+        }
+        connected.acked(3).await;
+        eventually("they are stored", || home.count(&device) == 3);
+        eventually("the ledger balances", || {
+            let (_, ledger) = gateway.get("/api/v1/ledger");
+            ledger.contains(&format!("{{\"accepted\":{},\"balanced\":true", 3 * round))
+        });
+        drop(connected);
+        assert!(gateway.stop().0.success());
+        for file in fs::read_dir(home.data().join("log")).unwrap() {
+            let path = file.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "seg") {
+                fs::remove_file(path).unwrap();
+            }
+        }
+    }
+}
+
 #[test]
 fn a_cause_is_named_once() {
     let home = Home::new();

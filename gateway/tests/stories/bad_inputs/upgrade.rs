@@ -101,7 +101,7 @@ async fn requests_that_no_client_sends_get_their_status() {
         (
             "an upgrade to something else",
             change("Upgrade: websocket", "Upgrade: h2c"),
-            Fate::Status(426),
+            Fate::Status(400),
         ),
     ];
     arena
