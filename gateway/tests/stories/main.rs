@@ -6,6 +6,7 @@ mod bad_input;
 mod dedupe;
 mod fleet;
 mod foreign_clients;
+mod full_log;
 mod order_and_retry;
 mod rooms;
 mod shutdown_drains;
