@@ -220,6 +220,8 @@ async fn retain(
             .map_or(0, |now| i64::try_from(now.as_nanos()).unwrap_or(i64::MAX));
         // The committer itself keeps the newest checkpoint.
         let any_checkpoint = Some(record::Position(u64::MAX));
+        // What is only kept gives way before a batch is refused for it.
+        let keep = if is_full { log::retention::Keep::default() } else { keep };
         let from =
             log::retention::low_water(cursors.now(), any_checkpoint, &segments, &keep, now_ns);
         let from = match segments.first() {

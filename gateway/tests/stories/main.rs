@@ -7,6 +7,7 @@ mod bad_inputs;
 mod dedupe;
 mod fleet;
 mod foreign_clients;
+mod full_log;
 mod order_and_retry;
 mod rooms;
 mod shutdown_drains;
