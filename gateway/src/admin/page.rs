@@ -113,7 +113,7 @@ mod tests {
                 name: "<b>".to_owned(),
                 accepted: 12,
                 stored: 11,
-                dropped: [("damaged", 3), ("skipped", 0)].map(|(why, n)| (why.into(), n)).into(),
+                dropped: [("damaged", 3), ("skipped", 0)].into(),
                 ..SinkLedger::default()
             }],
         };
