@@ -236,6 +236,10 @@ async fn a_private_stream_is_forgotten_with_its_connection() {
     assert!(matches!(ask(&running, &private, 1, 1.0, true).await, Outcome::Logged { .. }));
     assert!(matches!(ask(&running, &private, 1, 1.0, true).await, Outcome::Duplicate { .. }));
     running.handle.requests.send(Request::Forget(private.clone())).await.unwrap();
+    // It is forgotten with the group that the connection's end falls into.
+    for _ in 0..2 {
+        open(&running, &key("d", 1)).await;
+    }
     assert!(matches!(ask(&running, &private, 1, 1.0, true).await, Outcome::Logged { .. }));
     stop(running).await;
 }
