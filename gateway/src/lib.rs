@@ -174,7 +174,7 @@ fn report(recovery: &log::Recovery) {
             segment = %torn.segment.display(),
             offset = torn.offset,
             bytes = torn.bytes,
-            "the log ended in the middle of a write: cut, nothing in it was acknowledged"
+            "the log ended in the middle of a write: cut, with a copy in torn/"
         );
     }
     for damaged in &recovery.damaged {
