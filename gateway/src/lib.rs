@@ -173,7 +173,7 @@ fn report(recovery: &log::Recovery) {
             segment = %torn.segment.display(),
             offset = torn.offset,
             bytes = torn.bytes,
-            "the log ended in the middle of a write: cut, nothing in it was acknowledged"
+            "the log ended in the middle of a write: cut, with a copy in torn/"
         );
     }
     for damaged in &recovery.damaged {
@@ -224,8 +224,10 @@ async fn retain(
             .map_or(0, |now| i64::try_from(now.as_nanos()).unwrap_or(i64::MAX));
         // The committer itself keeps the newest checkpoint.
         let any_checkpoint = Some(record::Position(u64::MAX));
+        // What is only kept gives way before a batch is refused for it.
+        let keep = if is_full { log::retention::Keep::default() } else { room.keep };
         let from =
-            log::retention::low_water(cursors.now(), any_checkpoint, &segments, &room.keep, now_ns);
+            log::retention::low_water(cursors.now(), any_checkpoint, &segments, &keep, now_ns);
         let from = match segments.first() {
             Some(oldest) if segments.len() > 1 && from > oldest.last => from,
             // Nothing can go, but there may be room again.

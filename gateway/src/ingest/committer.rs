@@ -4,18 +4,20 @@
 //! while a sync is under way the next group gathers in the channel, so groups grow with the load
 //! and no timer is needed. It owns the writer of the log and the table of streams.
 
+mod upkeep;
+
 use super::{
     Outcome, Request, StreamKey, Submission,
     admit::{Admission, Decision, Refusals, Seen, Stream},
-    checkpoint, recover,
+    recover,
     room::Room,
 };
 use crate::{
     log,
     metrics::IngestMetrics,
-    record::{self, Codec, Envelope, Identity, Kind, Position, Source},
+    record::{self, Position},
 };
-use proto::{ErrorCode, TimeUnit};
+use proto::ErrorCode;
 use std::{
     io,
     sync::{
@@ -23,7 +25,6 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
-    time::SystemTime,
 };
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -37,8 +38,6 @@ const GROUP_REQUESTS: usize = 8192;
 const GROUP_BYTES: usize = 8 * 1024 * 1024;
 /// When a batch that found the log full may come again.
 const LOG_FULL_RETRY_MS: u32 = 5_000;
-/// A checkpoint is written with a new segment only after so many times its own size was logged.
-const CHECKPOINT_SHARE: u64 = 16;
 
 /// Why the committer ended before it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -243,21 +242,6 @@ impl Committer {
         self.room.fits(bytes as u64, left)
     }
 
-    /// Deletes what nobody needs any more.
-    fn retain(&mut self, from: Position) -> Result<(), CommitterError> {
-        if self.room.is_full() && self.newest_checkpoint < from && self.bytes_since_checkpoint > 0 {
-            // Only the last checkpoint holds the old segments, and while nothing can be appended
-            // no new one comes by itself.
-            self.roll(true)?;
-        }
-        if let Err(error) = self.log.delete_below(from.min(self.newest_checkpoint)) {
-            tracing::warn!(%error, "old segments of the log were not deleted");
-        }
-        // Not left to the next batch: none may come as long as the gateway is not ready.
-        self.has_room(0);
-        Ok(())
-    }
-
     /// Syncs what was appended and answers everyone in the group.
     fn finish_group(&mut self) -> Result<(), CommitterError> {
         if self.group.is_empty() {
@@ -359,79 +343,6 @@ impl Committer {
                 .map(|seen| seen.seq),
             position: window.and_then(|w| w.back()).map_or(Position::ZERO, |seen| seen.position),
         }
-    }
-
-    /// Starts a new segment, with a checkpoint at its head unless the last one is still cheap to
-    /// replay from and none is demanded.
-    fn roll(&mut self, checkpoint: bool) -> Result<(), CommitterError> {
-        match self.log.roll() {
-            Ok(()) => {}
-            Err(error @ log::CommitError::Poisoned { .. }) => return Err(error.into()),
-            Err(error) => {
-                tracing::warn!(%error, "the log goes on in the old segment");
-                return Ok(());
-            }
-        }
-        let due = self.checkpoint_bytes.saturating_mul(CHECKPOINT_SHARE);
-        if checkpoint || self.bytes_since_checkpoint >= due {
-            self.write_checkpoint()?;
-        }
-        Ok(())
-    }
-
-    fn write_checkpoint(&mut self) -> Result<(), CommitterError> {
-        let receive_ns = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |now| i64::try_from(now.as_nanos()).unwrap_or(i64::MAX));
-        let mut header = Vec::new();
-        let envelope = Envelope {
-            kind: Kind::Checkpoint,
-            source: Source::Gateway,
-            codec: Codec::Checkpoint,
-            time_unit: TimeUnit::Ns,
-            refused_whole: None,
-            receive_ns,
-            stream: 0,
-            seq: 0,
-            accepted: 0,
-            accepted_total: self.accepted_total,
-            payload_hash: 0,
-            identity: Identity::new("", ""),
-            measurement: None,
-            refused: Vec::new(),
-            adjustments: Vec::new(),
-        };
-        envelope.encode(&mut header);
-        let mut first = None;
-        let mut bytes = 0;
-        let mut parts = checkpoint::encode(&self.admission).into_iter().peekable();
-        while let Some(part) = parts.next() {
-            bytes += (header.len() + part.len()) as u64;
-            match self.log.append(&[&header, &part]) {
-                Ok(position) => first = first.or(Some(position)),
-                Err(error) => {
-                    tracing::warn!(%error, "no checkpoint: the last one stays in force");
-                    self.log.discard();
-                    return Ok(());
-                }
-            }
-            // A checkpoint of many streams is larger than a group may be.
-            if parts.peek().is_some() && self.log.group_bytes() < GROUP_BYTES {
-                continue;
-            }
-            match self.log.commit() {
-                Ok(_) => {}
-                Err(error @ log::CommitError::Poisoned { .. }) => return Err(error.into()),
-                Err(error) => {
-                    tracing::warn!(%error, "no checkpoint: the last one stays in force");
-                    return Ok(());
-                }
-            }
-        }
-        self.newest_checkpoint = first.unwrap_or(self.newest_checkpoint);
-        self.checkpoint_bytes = bytes;
-        self.bytes_since_checkpoint = 0;
-        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The committer when there is no room, and with more streams than fit one group.
 
 use super::{
+    super::admit::WINDOW,
     tests::{key, submission},
     *,
 };
@@ -179,7 +180,7 @@ fn many_streams() -> Admission {
     let mut admission = Admission::default();
     for stream in 1..=20_000 {
         let key = key(&format!("device-{stream}"), stream);
-        for seq in 1..=super::super::admit::WINDOW as u64 {
+        for seq in 1..=WINDOW as u64 {
             let refusals = Refusals::of(None, &REFUSED);
             admission.admit(&key, Seen { seq, hash: seq, position: Position(seq), refusals });
         }

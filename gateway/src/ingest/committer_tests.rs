@@ -4,10 +4,10 @@ use super::*;
 use crate::{
     ingest::{ConnectionContext, Now, Rules, StreamId, check},
     metrics::Registry,
-    record::Points,
+    record::{Envelope, Identity, Kind, Points},
 };
 use bytes::Bytes;
-use proto::{BatchEncoder, RawValue};
+use proto::{BatchEncoder, RawValue, TimeUnit};
 use std::{path::Path, time::Duration};
 use tokio::sync::oneshot;
 

@@ -1,4 +1,4 @@
-//! Whether the log has room: what devices, `/readyz` and operators are told must agree, and must not
+//! Whether the log has room. What devices, `/readyz` and operators are told agrees, and does not
 //! change with every batch.
 
 use std::sync::{

@@ -49,7 +49,7 @@ impl Order {
     pub(super) fn admitted(&mut self, seq: u64) {
         let Some(started) = &mut self.started else { return };
         started.first_admitted |= seq == started.first;
-        // A late refusal of an earlier attempt may have asked for it again, after it was sent again.
+        // A late refusal of an earlier attempt may have asked for it after it was sent again.
         started.next = started.next.max(seq + 1);
     }
 

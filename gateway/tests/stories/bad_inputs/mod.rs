@@ -1,4 +1,4 @@
-//! What an attacker sends, case by case. Beside every table an honest device goes on sending: it has
+//! What an attacker sends, case by case. Beside each table an honest device goes on sending: it has
 //! every ack within five seconds, and the gateway outlives them all.
 
 mod credentials;
