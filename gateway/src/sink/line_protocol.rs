@@ -31,7 +31,8 @@ impl Dialect {
     /// Whether a name or tag value can be written so that it is read as it is.
     fn holds_name(self, name: &str) -> bool {
         let bytes = name.as_bytes();
-        self == Self::VictoriaMetrics
+        is_plain(name)
+            || self == Self::VictoriaMetrics
             || !bytes.iter().enumerate().any(|(at, &byte)| {
                 byte == b'\\'
                     && matches!(bytes.get(at + 1), None | Some(b'\\' | b',' | b' ' | b'='))
@@ -39,15 +40,19 @@ impl Dialect {
     }
 
     fn holds_field(self, name: &str, value: &Value<'_>) -> bool {
-        // VictoriaMetrics takes a quotation mark in a field's name for the start of a string.
-        let vm = self == Self::VictoriaMetrics;
-        if vm && (matches!(value, Value::Str(_)) || name.contains('"')) {
-            return false;
+        if is_plain(name) {
+            return name != "time" && !(self == Self::VictoriaMetrics && is_text(value));
         }
-        name != "time" && self.holds_name(name)
+        // VictoriaMetrics takes a quotation mark in a field's name for the start of a string.
+        let odd = is_text(value) || name.contains('"');
+        !(self == Self::VictoriaMetrics && odd) && self.holds_name(name)
     }
 
     fn escape(self, name: &str, specials: &[u8], out: &mut Vec<u8>) {
+        if is_plain(name) {
+            out.extend_from_slice(name.as_bytes());
+            return;
+        }
         for &byte in name.as_bytes() {
             if specials.contains(&byte) || (byte == b'\\' && self == Self::VictoriaMetrics) {
                 out.push(b'\\');
@@ -55,6 +60,24 @@ impl Dialect {
             out.push(byte);
         }
     }
+}
+
+/// Without a character that means something in any name of any dialect.
+fn is_plain(name: &str) -> bool {
+    const ODD: [bool; 256] = {
+        let mut odd = [false; 256];
+        let mut at = 0;
+        while at < 5 {
+            odd[b"\\, =\""[at] as usize] = true;
+            at += 1;
+        }
+        odd
+    };
+    !name.bytes().any(|byte| ODD[usize::from(byte)])
+}
+
+fn is_text(value: &Value<'_>) -> bool {
+    matches!(value, Value::Str(_))
 }
 
 /// The beginning of a series' lines; `None` cannot be written.
@@ -80,6 +103,9 @@ pub struct LineEncoder {
     series: HashMap<Box<[u8]>, Prefix, Xxh3Builder>,
     series_bytes: usize,
     key: Vec<u8>,
+    /// The series before: a device's points come in runs.
+    current_key: Vec<u8>,
+    current: Prefix,
 }
 
 impl LineEncoder {
@@ -87,18 +113,27 @@ impl LineEncoder {
     pub fn new(dialect: Dialect) -> Self {
         // Devices choose what is hashed: the seed keeps them from choosing collisions.
         let hasher = Xxh3Builder::new().with_seed(fastrand::u64(..));
-        Self { dialect, series: HashMap::with_hasher(hasher), series_bytes: 0, key: Vec::new() }
+        Self {
+            dialect,
+            series: HashMap::with_hasher(hasher),
+            series_bytes: 0,
+            key: Vec::new(),
+            current_key: Vec::new(),
+            current: None,
+        }
     }
 
     /// Appends the line of a point, newline included.
     pub fn encode(&mut self, point: &Point<'_>, out: &mut Vec<u8>) -> Encoded {
         self.name_series(point);
-        if !self.series.contains_key(self.key.as_slice()) {
-            self.remember(point);
+        if self.key != self.current_key {
+            self.current = match self.series.get(self.key.as_slice()) {
+                Some(known) => known.clone(),
+                None => self.remember(point),
+            };
+            std::mem::swap(&mut self.key, &mut self.current_key);
         }
-        let Some(Some(prefix)) = self.series.get(self.key.as_slice()) else {
-            return Encoded::Unsupported;
-        };
+        let Some(prefix) = &self.current else { return Encoded::Unsupported };
         let start = out.len();
         out.extend_from_slice(prefix);
         let mut left_out = 0;
@@ -136,7 +171,7 @@ impl LineEncoder {
         }
     }
 
-    fn remember(&mut self, point: &Point<'_>) {
+    fn remember(&mut self, point: &Point<'_>) -> Prefix {
         let prefix = prefix(self.dialect, point);
         let bytes = self.key.len() + prefix.as_ref().map_or(0, |prefix| prefix.len());
         self.series_bytes += bytes + size_of::<(Box<[u8]>, Prefix)>();
@@ -144,7 +179,8 @@ impl LineEncoder {
             self.series.clear();
             self.series_bytes = bytes;
         }
-        self.series.insert(self.key.as_slice().into(), prefix);
+        self.series.insert(self.key.as_slice().into(), prefix.clone());
+        prefix
     }
 }
 
