@@ -230,10 +230,7 @@ fn judge_reading<'a>(
 fn judge_names<'a>(reading: &RawReading<'a>, context: &ConnectionContext) -> Result<(), Fault<'a>> {
     match reading.measurement {
         Some(name) => {
-            judge_name(name)?;
-            if name.starts_with(RESERVED_MEASUREMENT_PREFIX) {
-                return Err(Fault::new(ErrorCode::ReservedName, Some(name), "reserved prefix"));
-            }
+            judge_measurement(name)?;
         }
         // The measurement of `hello` has been judged when it came.
         None if context.measurement.is_some() => {}
@@ -280,9 +277,17 @@ fn judge_name(name: &str) -> Result<(), Fault<'_>> {
     Ok(())
 }
 
-/// True if `name` may be the measurement that `hello` gives to all readings.
-pub fn is_valid_measurement(name: &str) -> bool {
-    judge_name(name).is_ok() && !name.starts_with(RESERVED_MEASUREMENT_PREFIX)
+fn judge_measurement(name: &str) -> Result<(), Fault<'_>> {
+    judge_name(name)?;
+    if name.starts_with(RESERVED_MEASUREMENT_PREFIX) {
+        return Err(Fault::new(ErrorCode::ReservedName, Some(name), "reserved prefix"));
+    }
+    Ok(())
+}
+
+/// Why `name` may not be a measurement, such as the one that `hello` gives to all readings.
+pub fn fault_of_measurement(name: &str) -> Option<ErrorCode> {
+    judge_measurement(name).err().map(|fault| fault.code)
 }
 
 /// Control characters of ASCII and of Latin-1 (U+0080 to U+009F, in UTF-8 C2 80 to C2 9F).

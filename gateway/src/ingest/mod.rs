@@ -11,7 +11,7 @@ pub mod committer;
 pub mod recover;
 mod room;
 
-pub use check::{Checked, ConnectionContext, Now, Rules, check};
+pub use check::{Checked, ConnectionContext, Now, Rules, check, fault_of_measurement};
 pub use committer::{Committer, CommitterError, CommitterHandle};
 
 use crate::record::{Identity, Position, Refusal};

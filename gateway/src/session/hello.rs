@@ -1,9 +1,10 @@
 //! What a `hello` asks for, and whether it may.
 
 use super::{Close, CloseCode};
+use crate::ingest::fault_of_measurement;
 use proto::{
     ErrorCode, Hello, MAX_SEQ, TimeUnit,
-    limits::{DEFAULT_MAX_RX, MAX_NAME_BYTES, MIN_MAX_RX},
+    limits::{DEFAULT_MAX_RX, MIN_MAX_RX},
 };
 
 /// What both sides have agreed on.
@@ -39,7 +40,7 @@ pub(super) fn agree(hello: Hello) -> Result<Agreed, Close> {
             reason: "hello: stream must be 1 to 2^53-1".to_owned(),
         });
     }
-    if let Some(code) = hello.measurement.as_deref().and_then(fault_of_name) {
+    if let Some(code) = hello.measurement.as_deref().and_then(fault_of_measurement) {
         return Err(Close {
             close: CloseCode::Invalid,
             code,
@@ -52,18 +53,6 @@ pub(super) fn agree(hello: Hello) -> Result<Agreed, Close> {
         measurement: hello.measurement.map(Into::into),
         max_rx: hello.max_rx.unwrap_or(DEFAULT_MAX_RX).max(MIN_MAX_RX),
     })
-}
-
-fn fault_of_name(name: &str) -> Option<ErrorCode> {
-    if name.is_empty() || name.starts_with('_') || name.chars().any(char::is_control) {
-        Some(ErrorCode::BadName)
-    } else if name.len() > MAX_NAME_BYTES {
-        Some(ErrorCode::NameTooLong)
-    } else if name.starts_with("gateway_") {
-        Some(ErrorCode::ReservedName)
-    } else {
-        None
-    }
 }
 
 #[cfg(test)]
