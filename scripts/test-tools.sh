@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Installs what the tests need and this machine lacks: the sqlite3 command, and the WebSocket and
-# MessagePack libraries of Python and Node.js for the example devices under proto/examples.
-# Everything but Debian packages goes below the checkout. Runs again at no cost.
+# Installs what the tests need and this machine lacks: the sqlite3 command, the stores that the
+# gateway forwards to, and the WebSocket and MessagePack libraries of Python and Node.js for the
+# example devices under proto/examples. Everything but Debian packages goes below the checkout.
+# Runs again at no cost.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,8 +14,20 @@ command -v node >/dev/null || packages+=(nodejs)
 command -v npm >/dev/null || packages+=(npm)
 command -v python3 >/dev/null || packages+=(python3)
 python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
+# The tests start servers of their own; those that the packages would start are not wanted.
+servers=()
+command -v victoria-metrics >/dev/null || servers+=(victoria-metrics)
+command -v influxd >/dev/null || servers+=(influxdb)
+[ -x /usr/sbin/nginx ] || command -v nginx >/dev/null || servers+=(nginx-light)
+packages+=("${servers[@]}")
 if [ ${#packages[@]} -gt 0 ]; then
     echo "installing: ${packages[*]}"
+    policy=/usr/sbin/policy-rc.d
+    if [ ${#servers[@]} -gt 0 ] && [ ! -e $policy ]; then
+        printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
+        as_root chmod +x $policy
+        trap 'as_root rm -f $policy' EXIT
+    fi
     as_root apt-get update -qq
     as_root env DEBIAN_FRONTEND=noninteractive \
         apt-get install -y -qq --no-install-recommends "${packages[@]}"

@@ -168,6 +168,10 @@ impl Store for InfluxDb {
                 names.push(text(row.last().context("a measurement without name")?)?);
             }
         }
+        if names.is_empty() {
+            // Of a database that does not exist, version 1 says it to this question only.
+            self.ask("SHOW FIELD KEYS LIMIT 1")?;
+        }
         self.measurements.clear();
         for name in names.into_iter().filter(|name| !name.starts_with(GATEWAYS_OWN)) {
             let measurement = self.measurement(name)?;

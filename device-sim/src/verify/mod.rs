@@ -5,6 +5,7 @@
 //! that was acknowledged is there or the time to settle is over.
 
 mod check;
+mod counts;
 mod http;
 mod influxdb;
 mod pace;
@@ -25,7 +26,8 @@ pub use victoria_metrics::VictoriaMetrics;
 
 use crate::journal::Journal;
 use anyhow::Result;
-use check::{Counts, DeviceCheck};
+use check::DeviceCheck;
+use counts::Counts;
 use std::time::{Duration, Instant};
 
 /// From one look whether the store has moved to the next.

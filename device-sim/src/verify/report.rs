@@ -1,6 +1,6 @@
 //! The verdict: counts of readings, and examples.
 
-use super::check::Counts;
+use super::counts::Counts;
 use crate::journal::Journal;
 use serde::Serialize;
 use std::collections::BTreeMap;

@@ -4,6 +4,7 @@
 
 pub mod http_store;
 pub mod readings;
+pub mod servers;
 pub mod store;
 
 use device_sim::plan::Plan;
