@@ -64,9 +64,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let dir = data_dir::prepare(&config.data_dir, hosts)?;
     let admin = Admin::bind(&config.admin).await?;
 
-    let stored = sinks::stored_position(&config)?;
     let options = wire::log(&config, &dir, &registry);
     let files = Arc::new(log::RealFiles);
+    let stored = sinks::stored_position(&config, log::identity(&options.dir, &*files)?)?;
     let (writer, log, recovery) = log::open(options, files, stored)?;
     report(&recovery);
     let accepted_total = Arc::new(AtomicU64::new(0));
@@ -97,7 +97,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         shutdown: stop_server.clone(),
         tasks: TaskTracker::new(),
     })?;
-    let banner = banner::startup_banner(&config, &dir, server.local_addr()?, admin.address());
+    let (server_address, admin_address) = (server.local_addr()?, admin.address());
+    let banner = banner::startup_banner(&config, &dir, server_address, admin_address);
 
     let (stop_sinks, stop_admin) = (CancellationToken::new(), CancellationToken::new());
     let ledger = sinks.ledger_source(&accepted_total);
@@ -118,6 +119,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     retention_task.spawn("retention", ok(stop_server.clone().run_until_cancelled_owned(retention)));
 
     readiness.clear(NotReady::Starting);
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        devices = %server_address,
+        operators = %admin_address,
+        "ready"
+    );
     // Whoever started us may not read it.
     let _ = std::io::stdout().write_all(banner.as_bytes()).and_then(|()| std::io::stdout().flush());
     let failed = tokio::select! {
@@ -147,10 +154,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     stop_admin.cancel();
     sequence.tasks(&mut admin_task).await;
     let stopped = sequence.finish();
-    match failed {
-        Some(ended) => Err(anyhow::anyhow!("{ended}")),
-        None => Ok(stopped?),
+    if let Some(ended) = failed {
+        return Err(anyhow::anyhow!("{ended}"));
     }
+    stopped?;
+    tracing::info!("stopped");
+    Ok(())
 }
 
 async fn ok(task: impl Future) -> Result<(), String> {
@@ -165,7 +174,7 @@ fn report(recovery: &log::Recovery) {
             segment = %torn.segment.display(),
             offset = torn.offset,
             bytes = torn.bytes,
-            "the log ended in the middle of a write: cut, nothing in it was acknowledged"
+            "the log ended in the middle of a write: cut, with a copy in torn/"
         );
     }
     for damaged in &recovery.damaged {
@@ -199,25 +208,29 @@ async fn retain(
         if log.poisoned().is_some() {
             readiness.set(NotReady::LogPoisoned);
         }
-        if committer.full.load(Ordering::Relaxed) {
+        let is_full = committer.full.load(Ordering::Relaxed);
+        if is_full {
             readiness.set(NotReady::DiskFull);
         } else {
             readiness.clear(NotReady::DiskFull);
         }
         let segments = log.segments();
-        if segments.len() < 2 {
-            continue;
-        }
         let now_ns = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |now| i64::try_from(now.as_nanos()).unwrap_or(i64::MAX));
         // The committer itself keeps the newest checkpoint.
         let any_checkpoint = Some(record::Position(u64::MAX));
+        // What is only kept gives way before a batch is refused for it.
+        let keep = if is_full { log::retention::Keep::default() } else { keep };
         let from =
             log::retention::low_water(cursors.now(), any_checkpoint, &segments, &keep, now_ns);
-        if from > segments[0].last
-            && committer.requests.send(Request::Retain { from }).await.is_err()
-        {
+        let from = match segments.first() {
+            Some(oldest) if segments.len() > 1 && from > oldest.last => from,
+            // Nothing can go, but there may be room again.
+            _ if is_full => record::Position::ZERO,
+            _ => continue,
+        };
+        if committer.requests.send(Request::Retain { from }).await.is_err() {
             return;
         }
     }

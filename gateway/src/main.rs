@@ -102,11 +102,25 @@ fn main() -> ExitCode {
     let (code, message) = match execute(Cli::parse().command) {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Configuration(error)) => (EXIT_CONFIGURATION, error.to_string()),
-        Err(Failure::Running(error)) => (EXIT_FAILED, format!("{error:#}")),
+        Err(Failure::Running(error)) => (EXIT_FAILED, chain(&error)),
     };
     // Standard error may be closed; the code still tells.
     let _ = writeln!(io::stderr(), "gateway: {message}");
     ExitCode::from(code)
+}
+
+/// An error with its causes, without those that it has quoted already.
+fn chain(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |mut said, cause| {
+        let cause = cause.to_string();
+        if !said.contains(&cause) {
+            if !said.is_empty() {
+                said.push_str(": ");
+            }
+            said.push_str(&cause);
+        }
+        said
+    })
 }
 
 enum Failure {

@@ -10,7 +10,7 @@ use crate::{
     forward::{Ended, Forwarder, Handle, Options, RejectedFile, Setup, Start, Status},
     log,
     metrics::{Registry, SinkMetrics, StoreMetrics},
-    record::Position,
+    record::{Ledger, Position},
     shutdown::Tasks,
     sink::{LogRange, Sink, store},
     wire,
@@ -28,6 +28,7 @@ use std::{
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 /// The sinks before they run.
 pub(crate) struct Sinks {
@@ -45,16 +46,19 @@ impl Cursors {
     }
 }
 
-/// The highest position that any sink has stored: the log was durable up to there, whatever its
-/// segments say. Read before the log is opened.
+/// The highest position that any sink of this log has stored: the log was durable up to there,
+/// whatever its segments say. Read before the log is opened. A store of another log says nothing
+/// about this one; it is refused when it is opened.
 ///
 /// # Errors
 /// A store cannot be read.
-pub(crate) fn stored_position(config: &Config) -> anyhow::Result<Position> {
+pub(crate) fn stored_position(config: &Config, log: Option<Uuid>) -> anyhow::Result<Position> {
     let mut highest = Position::ZERO;
     for sink in &config.sinks {
         let SinkKind::Store { path, .. } = &sink.kind;
-        if let Some(cursor) = store::stored_cursor(path)? {
+        if let Some(cursor) = store::stored_cursor(path)?
+            && Some(cursor.log) == log
+        {
             highest = highest.max(cursor.position);
         }
     }
@@ -81,6 +85,7 @@ pub(crate) fn open(
         let metrics = StoreMetrics::new(registry);
         let sink = Arc::new(store::Store::open(wire::store(path, *keep_for), range, metrics)?);
         let start = Start::of(&*sink, &state.join(format!("{}.cursor", configured.name)), range)?;
+        accepted_total.fetch_max(start.accepted_total(), Ordering::AcqRel);
         let rejected = rejected_file(&state, configured, sink.committed())?;
         sinks.forwarders.push(Forwarder::new(Setup {
             options: options(config, configured),
@@ -150,10 +155,16 @@ impl Sinks {
         let handles: Vec<Handle> =
             self.forwarders.iter().map(|(_, handle)| handle.clone()).collect();
         let accepted_total = Arc::clone(accepted_total);
-        Arc::new(move || LedgerSnapshot {
-            // Read after the sinks: a sink is never ahead of it.
-            sinks: handles.iter().map(|handle| of_sink(handle, &accepted_total)).collect(),
-            accepted: accepted_total.load(Ordering::Acquire),
+        Arc::new(move || {
+            let ledgers: Vec<Ledger> =
+                handles.iter().map(|handle| *handle.ledger.borrow()).collect();
+            // A sink may have a batch before the committer has counted it.
+            let accepted = ledgers
+                .iter()
+                .map(|ledger| ledger.accepted_total)
+                .fold(accepted_total.load(Ordering::Acquire), u64::max);
+            let of_sink = |(handle, ledger): (&Handle, &Ledger)| of_sink(handle, ledger, accepted);
+            LedgerSnapshot { sinks: handles.iter().zip(&ledgers).map(of_sink).collect(), accepted }
         })
     }
 
@@ -195,9 +206,7 @@ async fn watch_status(mut status: watch::Receiver<Status>, readiness: &Readiness
     }
 }
 
-fn of_sink(handle: &Handle, accepted_total: &AtomicU64) -> SinkLedger {
-    let ledger = *handle.ledger.borrow();
-    let total = accepted_total.load(Ordering::Acquire).max(ledger.accepted_total);
+fn of_sink(handle: &Handle, ledger: &Ledger, total: u64) -> SinkLedger {
     let base = ledger.base.unwrap_or(ledger.accepted_total);
     let dropped = ledger.dropped;
     SinkLedger {

@@ -2,9 +2,9 @@
 
 use crate::{
     auth::{DEFAULT_REALM, TrustRoot},
-    config::valid::{self, Config},
+    config::valid::{self, Config, MAX_WINDOW_BATCHES},
     data_dir::{DataDir, TokenKey},
-    ingest::Rules,
+    ingest::{self, Rules},
     log,
     metrics::{LogMetrics, Registry},
     server,
@@ -18,6 +18,20 @@ use std::{fs, path::Path, time::Duration};
 /// Devices that are sent away come back spread over this time.
 const RECONNECT_SPREAD: Duration = Duration::from_secs(10);
 
+/// Longest record, in bytes.
+const MAX_RECORD_BYTES: u32 = 1024 * 1024;
+
+// Whatever the configuration allows can be written down, and is recognised when it comes again.
+const _: () = {
+    use crate::{ingest::admit, record};
+    let names = 3 * u8::MAX as usize;
+    let refusals = valid::MAX_READINGS as usize * record::REFUSAL_BYTES;
+    assert!(record::HEADER_MIN_BYTES + names + refusals <= record::MAX_HEADER_BYTES);
+    let record_bytes = valid::MAX_MESSAGE_BYTES as usize + record::MAX_HEADER_BYTES;
+    assert!(record_bytes <= MAX_RECORD_BYTES as usize);
+    assert!(valid::MAX_WINDOW_BATCHES as usize <= admit::WINDOW);
+};
+
 /// Options of the log below the data directory.
 pub(crate) fn log(config: &Config, dir: &DataDir, registry: &Registry) -> log::Options {
     log::Options {
@@ -25,6 +39,7 @@ pub(crate) fn log(config: &Config, dir: &DataDir, registry: &Registry) -> log::O
         segment_bytes: config.log.segment_bytes,
         reserve_bytes: config.log.reserve_bytes,
         max_bytes: config.log.max_bytes,
+        max_record_bytes: MAX_RECORD_BYTES,
         metrics: LogMetrics::new(registry),
         ..log::Options::default()
     }
@@ -86,6 +101,9 @@ pub(crate) fn tls(config: &Config, dir: &DataDir) -> server::TlsOptions {
         .collect();
     server::TlsOptions { certificate, key, client_cas }
 }
+
+// A device that keeps to its window may send all of it again after a reconnect.
+const _: () = assert!(MAX_WINDOW_BATCHES as usize <= ingest::admit::WINDOW);
 
 /// The devices' listener.
 pub(crate) fn server(config: &Config) -> server::Config {

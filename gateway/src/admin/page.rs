@@ -32,15 +32,28 @@ pub(super) fn render(reasons: &[NotReady], ledger: &LedgerSnapshot) -> String {
             n => ("bad", format!("{n} unaccounted for")),
         };
         let dropped: u64 = sink.dropped.values().sum();
+        let reasons: Vec<String> = sink
+            .dropped
+            .iter()
+            .filter(|(_, readings)| **readings > 0)
+            .map(|(reason, readings)| format!("{} {}", grouped(*readings), escape(reason)))
+            .collect();
+        // What was dropped by a policy was chosen; what was damaged was not.
+        let alarm = match sink.dropped.get("damaged") {
+            Some(1..) => " class=\"bad\"",
+            _ => "",
+        };
         let _ = writeln!(
             rows,
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>\
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>\
+             <td{alarm} title=\"{}\">{}</td>\
              <td class=\"{class}\">{verdict}</td></tr>",
             escape(&sink.name),
             grouped(sink.accepted),
             grouped(sink.stored),
             grouped(sink.quarantined),
             grouped(sink.pending),
+            reasons.join(", "),
             grouped(dropped),
         );
     }
@@ -51,7 +64,7 @@ pub(super) fn render(reasons: &[NotReady], ledger: &LedgerSnapshot) -> String {
          <title>Telemetry gateway</title>\n<link rel=\"stylesheet\" href=\"/style.css\">\n\
          <h1>Telemetry gateway</h1>\n{state}<h2>Ledger</h2>\n\
          <p>{} readings accepted. Each is stored, quarantined with the reason, still pending in \
-         the log, or dropped by a policy that was chosen.</p>\n\
+         the log, or dropped: by a policy that was chosen, or because the log was damaged.</p>\n\
          <table>\n<tr><th>sink</th><th>accepted</th><th>stored</th><th>quarantined</th>\
          <th>pending</th><th>dropped</th><th></th></tr>\n{rows}</table>\n\
          <nav><p><a href=\"/metrics\">metrics</a> <a href=\"/readyz\">readiness</a> \
@@ -100,6 +113,7 @@ mod tests {
                 name: "<b>".to_owned(),
                 accepted: 12,
                 stored: 11,
+                dropped: [("damaged", 3), ("skipped", 0)].into(),
                 ..SinkLedger::default()
             }],
         };
@@ -107,7 +121,8 @@ mod tests {
         let shown = [
             "1\u{202f}234\u{202f}567 readings accepted",
             "&lt;b&gt;",
-            "1 unaccounted for",
+            "unaccounted for",
+            "<td class=\"bad\" title=\"3 damaged\">3</td>",
             "Not ready: the disk or the log is full",
         ];
         for text in shown {

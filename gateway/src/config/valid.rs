@@ -105,6 +105,14 @@ pub struct ClientCaRoot {
     pub ca_file: PathBuf,
 }
 
+/// Largest message, in bytes: with the largest envelope it must fit a log record.
+pub const MAX_MESSAGE_BYTES: u32 = 960 * 1024;
+/// Most readings in a batch: if all are refused, the list of them must fit the envelope.
+pub const MAX_READINGS: u32 = 10_000;
+/// Largest window, in batches: all of it must be recognised when it comes again on the next
+/// connection.
+pub const MAX_WINDOW_BATCHES: u32 = 64;
+
 /// `[limits]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {

@@ -132,6 +132,11 @@ impl Start {
         Ok(Self { cursor, file: Some(file) })
     }
 
+    /// Accepted readings in the log up to where the sink stands, as it remembers.
+    pub fn accepted_total(&self) -> u64 {
+        self.cursor.ledger.accepted_total
+    }
+
     /// The first record that is to be read.
     pub fn next(&self) -> Position {
         self.cursor.position.next()

@@ -7,7 +7,7 @@
 
 use super::{StreamId, StreamKey};
 use crate::record::{Envelope, Identity, Position, Refusal};
-use proto::ErrorCode;
+use proto::{ErrorCode, limits::MAX_NACK_READINGS};
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
@@ -33,20 +33,25 @@ pub struct Seen {
     pub refusals: Option<Box<Refusals>>,
 }
 
-/// What was refused of a batch.
+/// What was refused of a batch: as much as a nack says, so that a device whose readings are all
+/// bad takes no more memory than another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusals {
     /// The code of a whole refusal.
     pub whole: Option<ErrorCode>,
-    /// Refused readings.
+    /// The first refused readings, at most [`MAX_NACK_READINGS`].
     pub readings: Arc<[Refusal]>,
+    /// How many there are in all.
+    pub total: u32,
 }
 
 impl Refusals {
     /// `None` if nothing was refused.
-    pub fn of(whole: Option<ErrorCode>, readings: &Arc<[Refusal]>) -> Option<Box<Self>> {
-        (whole.is_some() || !readings.is_empty())
-            .then(|| Box::new(Self { whole, readings: readings.clone() }))
+    pub fn of(whole: Option<ErrorCode>, readings: &[Refusal]) -> Option<Box<Self>> {
+        let total = u32::try_from(readings.len()).unwrap_or(u32::MAX);
+        let readings = &readings[..readings.len().min(MAX_NACK_READINGS)];
+        (whole.is_some() || total > 0)
+            .then(|| Box::new(Self { whole, readings: readings.into(), total }))
     }
 }
 
@@ -148,9 +153,10 @@ impl Admission {
             }
         };
         stream.used = self.tick;
-        stream.window.push_back(seen);
+        // Before the push: the memory of a full window must not double.
         let pushed_out =
-            if stream.window.len() > WINDOW { stream.window.pop_front() } else { None };
+            if stream.window.len() >= WINDOW { stream.window.pop_front() } else { None };
+        stream.window.push_back(seen);
         self.undo.push(Undo { key: key.clone(), pushed_out });
     }
 
@@ -223,14 +229,13 @@ impl Admission {
         };
         let last = self.streams.get(&key).and_then(Stream::last_seq).unwrap_or(0);
         if envelope.seq > last {
-            let refused: Arc<[Refusal]> = envelope.refused.clone().into();
             self.admit(
                 &key,
                 Seen {
                     seq: envelope.seq,
                     hash: envelope.payload_hash,
                     position,
-                    refusals: Refusals::of(envelope.refused_whole, &refused),
+                    refusals: Refusals::of(envelope.refused_whole, &envelope.refused),
                 },
             );
             self.confirm();

@@ -174,7 +174,10 @@ fn judge(
         match judged {
             Ok(()) => verdict.accepted += 1,
             Err(fault) => {
-                verdict.clock_in_doubt |= !now.settled && fault.code == ErrorCode::TimeInFuture;
+                // Both are held against the gateway's clock.
+                let by_clock =
+                    matches!(fault.code, ErrorCode::TimeInFuture | ErrorCode::TimeTooOld);
+                verdict.clock_in_doubt |= !now.settled && by_clock;
                 if verdict.details.len() < MAX_NACK_READINGS {
                     verdict.details.push(RefusedReading {
                         index,
@@ -203,7 +206,7 @@ fn judge_reading<'a>(
     // Readings of one batch are mostly of one shape: names are judged once for a run of them.
     if !previous.matches(reading) {
         judge_names(reading, context)?;
-        *previous = Shape::of(reading);
+        *previous = Shape::of(reading, context);
     }
     for &(name, raw) in &reading.fields {
         match record::value(raw) {
@@ -292,13 +295,19 @@ fn has_control(text: &str) -> bool {
 fn judge_time<'a>(time: Option<i64>, rules: &Rules, now: Now) -> Result<i64, Fault<'a>> {
     let fault = |code, detail: &'static str| Fault::new(code, Some("time"), detail);
     let time = time.ok_or_else(|| {
-        fault(ErrorCode::TimeImplausible, "beyond what nanoseconds in 64 bits hold")
+        fault(
+            ErrorCode::TimeImplausible,
+            "beyond what nanoseconds in 64 bits hold; is the unit right?",
+        )
     })?;
     if time < YEAR_2000_NS {
         return Err(fault(ErrorCode::TimeImplausible, "before the year 2000; is the unit right?"));
     }
     if time > now.ns.saturating_add(MAX_AHEAD_NS) {
-        return Err(fault(ErrorCode::TimeInFuture, "more than ten minutes ahead of the gateway"));
+        return Err(fault(
+            ErrorCode::TimeInFuture,
+            "more than ten minutes ahead of the gateway; are clock and unit right?",
+        ));
     }
     if let Some(max_age) = rules.max_age {
         let max_age = i64::try_from(max_age.as_nanos()).unwrap_or(i64::MAX);
@@ -326,8 +335,9 @@ struct Shape<'a> {
 }
 
 impl<'a> Shape<'a> {
-    fn of(reading: &RawReading<'a>) -> Self {
-        let mut hash = xxh3_64(reading.measurement.unwrap_or("").as_bytes());
+    fn of(reading: &RawReading<'a>, context: &ConnectionContext) -> Self {
+        let measurement = reading.measurement.or(context.measurement.as_deref());
+        let mut hash = xxh3_64(measurement.unwrap_or("").as_bytes());
         for (name, value) in &reading.tags {
             let pair = xxh3_64(name.as_bytes()).rotate_left(32) ^ xxh3_64(value.as_bytes());
             hash = hash.wrapping_add(pair.wrapping_mul(0x9E37_79B9_7F4A_7C15));

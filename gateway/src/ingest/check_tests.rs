@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::record::{Points, Position};
-use proto::{BatchEncoder, RawValue};
+use proto::{BatchEncoder, RawValue, encode::ColumnTimes};
 
 const NOW: Now = Now { ns: 1_760_000_000_000_000_000, settled: true };
 const NOW_MS: i64 = NOW.ns / 1_000_000;
@@ -181,6 +181,24 @@ fn after_a_jump_of_our_own_clock_the_future_is_not_held_against_the_device() {
     let checked = check(future(), &context(), &Rules::default(), unsettled).unwrap();
     assert_eq!(checked.retry.map(|(code, _)| code), Some(ErrorCode::ClockJump));
     assert_eq!(check_now(future()).retry, None);
+
+    let past = || {
+        body(|encoder| {
+            encoder.reading(None, Some(NOW_MS - 7_200_000), &[], &[("a", RawValue::Int(1))]);
+        })
+    };
+    let rules = Rules { max_age: Some(Duration::from_secs(3600)), ..Rules::default() };
+    let checked = check(past(), &context(), &rules, unsettled).unwrap();
+    assert_eq!(checked.retry.map(|(code, _)| code), Some(ErrorCode::ClockJump), "too old, perhaps");
+}
+
+#[test]
+fn a_measurement_of_hello_and_its_name_in_a_reading_are_the_same() {
+    let twice = body(|encoder| {
+        encoder.reading(Some("env"), Some(NOW_MS - 1), &[], &[("a", RawValue::Int(1))]);
+    });
+    let checked = check_now(twice);
+    assert_eq!(&*checked.refused, [Refusal { index: 2, code: ErrorCode::DuplicatePoint }]);
 }
 
 #[test]
@@ -217,4 +235,74 @@ fn a_whole_refusal_keeps_no_payload_and_still_has_a_record() {
     let (envelope, _) = Envelope::decode(Position(1), &checked.header).unwrap();
     assert_eq!((envelope.seq, envelope.accepted), (5, 0));
     assert_eq!(envelope.refused_whole, Some(ErrorCode::EmptyBatch));
+}
+
+/// What a record yields, as sinks walk it.
+fn yielded(checked: &Checked) -> Result<u32, String> {
+    let record = [&checked.header[..], &checked.payload].concat();
+    let (envelope, payload) = Envelope::decode(Position(1), &record).unwrap();
+    let mut count = 0;
+    let walked = Points::default().for_each(Position(1), &envelope, payload, |_| count += 1);
+    walked.map(|()| count).map_err(|error| error.to_string())
+}
+
+#[test]
+fn an_oversized_map_with_bad_keys_does_not_take_its_neighbours_along() {
+    // Three pairs where two are allowed, and one of the keys is an integer.
+    const BAD: &[u8] = b"\x83\xa1a\xa1x\xa1b\xa1x\x07\xa1x";
+    let good: &[u8] = b"\x81\xa6fields\x81\xa1a\x01";
+    for (what, bad) in [
+        ("fields", [b"\x81\xa6fields", BAD].concat()),
+        ("tags", [b"\x82\xa6fields\x81\xa1a\x01\xa4tags", BAD].concat()),
+    ] {
+        let body = [b"\x82\xa3seq\x01\xa8readings\x92", good, &bad].concat();
+        let limits = Limits { fields: 2, tags: 2, ..Limits::default() };
+        let rules = Rules { limits, ..Rules::default() };
+        // A message that is refused as a whole harms nobody; one that is taken must be readable.
+        if let Ok(checked) = check(body.into(), &context(), &rules, NOW) {
+            assert_eq!(yielded(&checked), Ok(checked.accepted), "{what}");
+        }
+    }
+}
+
+#[test]
+fn what_was_taken_is_read_again_however_odd_the_bytes_are() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut encoder = BatchEncoder::new();
+    encoder.readings(1, 3);
+    for i in 0..3 {
+        let fields = [("a", RawValue::Int(i)), ("b", RawValue::Str("x")), ("c", RawValue::Int(1))];
+        encoder.reading(None, Some(NOW_MS + i), &[("k", "v")], &fields[..2 + (i as usize % 2)]);
+    }
+    let rows = body_of(encoder.finish()).to_vec();
+    let mut encoder = BatchEncoder::new();
+    let times = ColumnTimes::Each(&[NOW_MS, NOW_MS + 1]);
+    encoder.columns(1, Some("m"), &[("k", "v")], times, 2);
+    encoder.column("a", [Some(RawValue::Int(1)), None]);
+    encoder.column("b", [Some(RawValue::Bool(true)), Some(RawValue::Float(1.5))]);
+    let columns = body_of(encoder.finish()).to_vec();
+    let limits = Limits { fields: 2, tags: 1, depth: 6, ..Limits::default() };
+    let rules = Rules { limits, ..Rules::default() };
+    const HEADS: [u8; 16] = [
+        0x80, 0x81, 0x82, 0x83, 0x90, 0x91, 0x92, 0xa0, 0xa1, 0xc0, 0xc2, 0xca, 0xcb, 0xd6, 0xd9, 7,
+    ];
+    let mut taken = 0;
+    for round in 0..200_000 {
+        let mut body = if random.bool() { rows.clone() } else { columns.clone() };
+        for _ in 0..random.usize(1..4) {
+            let at = random.usize(..body.len());
+            match random.u8(..3) {
+                0 => body[at] = HEADS[random.usize(..HEADS.len())],
+                1 => body.insert(at, HEADS[random.usize(..HEADS.len())]),
+                _ => drop(body.remove(at)),
+            }
+        }
+        if let Ok(checked) = check(body.clone().into(), &context(), &rules, NOW) {
+            taken += u32::from(checked.accepted > 0);
+            assert_eq!(yielded(&checked), Ok(checked.accepted), "seed {seed}, {round}: {body:x?}");
+        }
+    }
+    assert!(taken > 1000, "only {taken} were taken at all");
 }

@@ -8,14 +8,15 @@
 //!   id, stream, number of batches, then per batch, ascending:
 //!   sequence number less the one before, position less the one before (the first of each from 0),
 //!   XXH3-64 of the body (8 bytes, little-endian), code of a whole refusal (1 byte, 0 if none),
-//!   number of refused readings, and for each its index (varint) and code (1 byte).
+//!   number of refused readings, number of those listed here (at most 16), and for each of these
+//!   its index (varint) and code (1 byte).
 //!
 //! The parts stand in the log one behind the other; a checkpoint is valid when all are there.
 
 use super::admit::{Admission, Refusals, Seen, WINDOW};
 use crate::record::{Identity, Position, Refusal};
 use proto::ErrorCode;
-use std::{collections::VecDeque, sync::Arc};
+use std::collections::VecDeque;
 
 /// A part is closed once it is longer than this, in bytes.
 pub const PART_BYTES: usize = 512 * 1024;
@@ -131,10 +132,11 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
 
 fn put_refusals(out: &mut Vec<u8>, refusals: Option<&Refusals>) {
     let Some(refusals) = refusals else {
-        out.extend_from_slice(&[0, 0]);
+        out.extend_from_slice(&[0, 0, 0]);
         return;
     };
     out.push(refusals.whole.map_or(0, |code| code as u8));
+    put(out, u64::from(refusals.total));
     put(out, refusals.readings.len() as u64);
     for refusal in refusals.readings.iter() {
         put(out, u64::from(refusal.index));
@@ -186,14 +188,15 @@ impl<'a> Input<'a> {
             0 => None,
             number => Some(ErrorCode::from_number(number)?),
         };
+        let total = u32::try_from(self.varint()?).ok()?;
         let count = usize::try_from(self.varint()?).ok().filter(|&n| n <= self.0.len())?;
         let mut readings = Vec::with_capacity(count);
         for _ in 0..count {
             let index = u32::try_from(self.varint()?).ok()?;
             readings.push(Refusal { index, code: ErrorCode::from_number(self.byte()?)? });
         }
-        let readings: Arc<[Refusal]> = readings.into();
-        Some(Refusals::of(whole, &readings))
+        let refused = whole.is_some() || total > 0;
+        Some(refused.then(|| Box::new(Refusals { whole, readings: readings.into(), total })))
     }
 }
 
@@ -209,10 +212,9 @@ mod tests {
             let identity = Identity::new("default", &format!("device-{}", stream / 3));
             let key = StreamKey { identity, stream: StreamId::Named(stream * 1_000_003) };
             for seq in 1..=(stream % 70) + 1 {
-                let refused: Arc<[Refusal]> = if seq % 5 == 0 {
-                    [Refusal { index: 3, code: ErrorCode::NotFinite }].into()
-                } else {
-                    [].into()
+                let refused = match seq % 5 {
+                    0 => vec![Refusal { index: 3, code: ErrorCode::NotFinite }; 1 + seq as usize],
+                    _ => Vec::new(),
                 };
                 let whole = (seq % 11 == 0).then_some(ErrorCode::EmptyBatch);
                 admission.admit(
@@ -263,8 +265,7 @@ mod tests {
             admission.stream(&key).unwrap().window.clone()
         };
         let refused = |index, code| Refusal { index, code };
-        let readings: Arc<[Refusal]> =
-            [refused(3, ErrorCode::NotFinite), refused(260, ErrorCode::TimeInFuture)].into();
+        let readings = [refused(3, ErrorCode::NotFinite), refused(260, ErrorCode::TimeInFuture)];
         let seen = |seq, hash, position, refusals| Seen {
             seq,
             hash,
@@ -280,9 +281,36 @@ mod tests {
         );
         assert_eq!(
             window("plant", "press/7", (1 << 53) - 1),
-            [seen(1, u64::MAX, 1004, Refusals::of(Some(ErrorCode::EmptyBatch), &[].into()))]
+            [seen(1, u64::MAX, 1004, Refusals::of(Some(ErrorCode::EmptyBatch), &[]))]
         );
         assert_eq!(encode(&admission), [golden]);
+    }
+
+    #[test]
+    fn a_part_fits_a_record_however_much_was_refused() {
+        let refused: Vec<_> =
+            (0..10_000).map(|index| Refusal { index, code: ErrorCode::NotFinite }).collect();
+        let mut admission = Admission::default();
+        for stream in 1..=200 {
+            let key = StreamKey {
+                identity: Identity::new("default", &format!("device-{stream}")),
+                stream: StreamId::Named(u64::MAX >> 11),
+            };
+            for seq in 1..=WINDOW as u64 {
+                let refusals = Refusals::of(None, &refused);
+                let seen =
+                    Seen { seq, hash: seq, position: Position(stream * 1000 + seq), refusals };
+                admission.admit(&key, seen);
+            }
+        }
+        let parts = encode(&admission);
+        let largest = parts.iter().map(Vec::len).max().unwrap();
+        assert!(largest < PART_BYTES + 64 * 1024, "{largest} bytes");
+        let mut after = Admission::default();
+        parts.iter().for_each(|part| restore(part, &mut after).unwrap());
+        for (key, _, stream) in admission.named() {
+            assert_eq!(after.stream(key).unwrap().window, stream.window);
+        }
     }
 
     #[test]

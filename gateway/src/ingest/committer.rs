@@ -4,17 +4,20 @@
 //! while a sync is under way the next group gathers in the channel, so groups grow with the load
 //! and no timer is needed. It owns the writer of the log and the table of streams.
 
+mod upkeep;
+
 use super::{
     Outcome, Request, StreamKey, Submission,
-    admit::{Admission, Decision, Refusals, Seen},
-    checkpoint, recover,
+    admit::{Admission, Decision, Refusals, Seen, Stream},
+    recover,
+    room::Room,
 };
 use crate::{
     log,
     metrics::IngestMetrics,
-    record::{self, Codec, Envelope, Identity, Kind, Position, Source},
+    record::{self, Position},
 };
-use proto::{ErrorCode, TimeUnit};
+use proto::ErrorCode;
 use std::{
     io,
     sync::{
@@ -22,7 +25,6 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
-    time::SystemTime,
 };
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -36,8 +38,6 @@ const GROUP_REQUESTS: usize = 8192;
 const GROUP_BYTES: usize = 8 * 1024 * 1024;
 /// When a batch that found the log full may come again.
 const LOG_FULL_RETRY_MS: u32 = 5_000;
-/// A checkpoint is written with a new segment only after so many times its own size was logged.
-const CHECKPOINT_SHARE: u64 = 16;
 
 /// Why the committer ended before it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +78,9 @@ pub struct Committer {
     checkpoint_bytes: u64,
     ack_position: watch::Receiver<Position>,
     group: Vec<Entry>,
-    full: Arc<AtomicBool>,
+    /// Private streams whose connection is gone, to be forgotten after the group.
+    forgotten: Vec<StreamKey>,
+    room: Room,
     /// `committed_total`, for the ledger.
     published_total: Arc<AtomicU64>,
     metrics: IngestMetrics,
@@ -106,7 +108,9 @@ enum Verdict {
 
 impl Committer {
     /// Rebuilds the table of streams from the log. `ack_position` says up to where records may be
-    /// acknowledged; `published_total` is kept at the number of accepted readings in the log.
+    /// acknowledged; `published_total` is kept at the number of accepted readings in the log, and
+    /// comes with the highest count that a sink remembers: the log may have lost its newest
+    /// records, and the count must not give their numbers out again.
     ///
     /// # Errors
     /// The log cannot be read, or was written by a newer gateway.
@@ -118,19 +122,21 @@ impl Committer {
         metrics: IngestMetrics,
     ) -> Result<Self, CommitterError> {
         let recovered = recover::recover(shared)?;
-        metrics.accepted.absolute(recovered.accepted_total);
-        published_total.store(recovered.accepted_total, Ordering::Release);
+        let remembered = published_total.fetch_max(recovered.accepted_total, Ordering::AcqRel);
+        let accepted_total = recovered.accepted_total.max(remembered);
+        metrics.accepted.absolute(accepted_total);
         Ok(Self {
             log,
             admission: recovered.admission,
-            accepted_total: recovered.accepted_total,
-            committed_total: recovered.accepted_total,
+            accepted_total,
+            committed_total: accepted_total,
             newest_checkpoint: recovered.newest_checkpoint,
             bytes_since_checkpoint: u64::MAX / 2,
             checkpoint_bytes: 0,
             ack_position,
             group: Vec::new(),
-            full: Arc::default(),
+            forgotten: Vec::new(),
+            room: Room::default(),
             published_total,
             metrics,
         })
@@ -148,7 +154,7 @@ impl Committer {
         CommitterError,
     > {
         let (requests, queue) = mpsc::channel(QUEUE_REQUESTS);
-        let full = Arc::clone(&self.full);
+        let full = self.room.full();
         let (done, ended) = tokio::sync::oneshot::channel();
         thread::Builder::new().name("committer".into()).spawn(move || {
             // Nobody waits for the result any more when the gateway has given up on stopping well.
@@ -159,9 +165,13 @@ impl Committer {
     }
 
     fn run(mut self, mut queue: mpsc::Receiver<Request>) -> Result<(), CommitterError> {
+        // A disk that is full already is said at once, not with the first batch.
+        self.has_room(0);
         while let Some(first) = queue.blocking_recv() {
             self.take(first)?;
-            while self.group.len() < GROUP_REQUESTS && self.log.group_bytes() < GROUP_BYTES {
+            while self.group.len() + self.forgotten.len() < GROUP_REQUESTS
+                && self.log.group_bytes() < GROUP_BYTES
+            {
                 match queue.try_recv() {
                     Ok(request) => self.take(request)?,
                     Err(_) => break,
@@ -183,17 +193,11 @@ impl Committer {
                 let verdict = Verdict::Open;
                 self.group.push(Entry { reply, stream, seq: 0, verdict, _budget: None });
             }
-            Request::Forget(stream) => {
-                // What it still has in this group must not be rolled back into a stranger.
-                self.finish_group()?;
-                self.admission.forget(&stream);
-            }
+            // Later, since this group may hold the last batches of the stream; nobody else uses it.
+            Request::Forget(stream) => self.forgotten.push(stream),
             Request::Retain { from } => {
                 self.finish_group()?;
-                let low = from.min(self.newest_checkpoint);
-                if let Err(error) = self.log.delete_below(low) {
-                    tracing::warn!(%error, "old segments of the log were not deleted");
-                }
+                self.retain(from)?;
             }
         }
         Ok(())
@@ -234,14 +238,14 @@ impl Committer {
 
     /// Refuses before the reserve of the disk or the largest size of the log is reached.
     fn has_room(&mut self, bytes: usize) -> bool {
-        let has_room = self.log.room_bytes() > (self.log.group_bytes() + bytes) as u64;
-        self.full.store(!has_room, Ordering::Relaxed);
-        has_room
+        let left = self.log.room_bytes().saturating_sub(self.log.group_bytes() as u64);
+        self.room.fits(bytes as u64, left)
     }
 
     /// Syncs what was appended and answers everyone in the group.
     fn finish_group(&mut self) -> Result<(), CommitterError> {
         if self.group.is_empty() {
+            self.forget();
             return Ok(());
         }
         let bytes = self.log.group_bytes() as u64;
@@ -256,8 +260,7 @@ impl Committer {
                     self.metrics.group_batches.record(self.group.len() as f64);
                 }
                 Err(error @ (log::CommitError::Full { .. } | log::CommitError::Roll { .. })) => {
-                    tracing::warn!(%error, "devices are told to try later");
-                    self.full.store(true, Ordering::Relaxed);
+                    self.room.refuse(bytes, &error.to_string());
                     self.admission.roll_back();
                     self.accepted_total = self.committed_total;
                     for entry in &mut self.group {
@@ -276,10 +279,17 @@ impl Committer {
             }
         }
         self.answer();
+        self.forget();
         if self.log.needs_roll() {
-            self.roll()?;
+            self.roll(false)?;
         }
         Ok(())
+    }
+
+    fn forget(&mut self) {
+        for stream in self.forgotten.drain(..) {
+            self.admission.forget(&stream);
+        }
     }
 
     fn answer(&mut self) {
@@ -305,15 +315,22 @@ impl Committer {
                 seq,
                 position: *position,
                 refused: refusals.as_ref().map_or_else(|| [].into(), |r| r.readings.clone()),
+                refused_total: refusals.as_ref().map_or(0, |r| r.total),
                 refused_whole: refusals.as_ref().and_then(|r| r.whole),
             },
+            // The other one was in this group, and the group was not logged.
+            Verdict::Reused if self.last_seq(&entry.stream) < Some(seq) => retry,
             Verdict::Reused => Outcome::Refused { seq, code: ErrorCode::SeqReused },
             Verdict::OutOfOrder => {
-                let last = self.admission.stream(&entry.stream).and_then(|s| s.last_seq());
+                let last = self.last_seq(&entry.stream);
                 Outcome::OutOfOrder { seq, expected: last.map_or(1, |last| last + 1) }
             }
             Verdict::Retry => retry,
         }
+    }
+
+    fn last_seq(&self, stream: &StreamKey) -> Option<u64> {
+        self.admission.stream(stream).and_then(Stream::last_seq)
     }
 
     fn opened(&self, stream: &StreamKey) -> Outcome {
@@ -325,74 +342,6 @@ impl Committer {
                 .and_then(|w| w.iter().rev().find(|seen| seen.position <= covered))
                 .map(|seen| seen.seq),
             position: window.and_then(|w| w.back()).map_or(Position::ZERO, |seen| seen.position),
-        }
-    }
-
-    /// Starts a new segment, with a checkpoint at its head unless the last one is still cheap to
-    /// replay from.
-    fn roll(&mut self) -> Result<(), CommitterError> {
-        match self.log.roll() {
-            Ok(()) => {}
-            Err(error @ log::CommitError::Poisoned { .. }) => return Err(error.into()),
-            Err(error) => {
-                tracing::warn!(%error, "the log goes on in the old segment");
-                return Ok(());
-            }
-        }
-        if self.bytes_since_checkpoint >= self.checkpoint_bytes.saturating_mul(CHECKPOINT_SHARE) {
-            self.write_checkpoint()?;
-        }
-        Ok(())
-    }
-
-    fn write_checkpoint(&mut self) -> Result<(), CommitterError> {
-        let receive_ns = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |now| i64::try_from(now.as_nanos()).unwrap_or(i64::MAX));
-        let mut header = Vec::new();
-        let envelope = Envelope {
-            kind: Kind::Checkpoint,
-            source: Source::Gateway,
-            codec: Codec::Checkpoint,
-            time_unit: TimeUnit::Ns,
-            refused_whole: None,
-            receive_ns,
-            stream: 0,
-            seq: 0,
-            accepted: 0,
-            accepted_total: self.accepted_total,
-            payload_hash: 0,
-            identity: Identity::new("", ""),
-            measurement: None,
-            refused: Vec::new(),
-            adjustments: Vec::new(),
-        };
-        envelope.encode(&mut header);
-        let mut first = None;
-        let mut bytes = 0;
-        for part in checkpoint::encode(&self.admission) {
-            bytes += (header.len() + part.len()) as u64;
-            match self.log.append(&[&header, &part]) {
-                Ok(position) => first = first.or(Some(position)),
-                Err(error) => {
-                    tracing::warn!(%error, "no checkpoint: the last one stays in force");
-                    self.log.discard();
-                    return Ok(());
-                }
-            }
-        }
-        match self.log.commit() {
-            Ok(_) => {
-                self.newest_checkpoint = first.unwrap_or(self.newest_checkpoint);
-                self.checkpoint_bytes = bytes;
-                self.bytes_since_checkpoint = 0;
-                Ok(())
-            }
-            Err(error @ log::CommitError::Poisoned { .. }) => Err(error.into()),
-            Err(error) => {
-                tracing::warn!(%error, "no checkpoint: the last one stays in force");
-                Ok(())
-            }
         }
     }
 }
@@ -412,3 +361,8 @@ fn count(metrics: &IngestMetrics, outcome: &Outcome) {
 #[path = "committer_tests.rs"]
 #[allow(clippy::unwrap_used, clippy::cast_precision_loss)]
 mod tests;
+
+#[cfg(test)]
+#[path = "committer_full_tests.rs"]
+#[allow(clippy::unwrap_used, clippy::cast_precision_loss)]
+mod full_tests;

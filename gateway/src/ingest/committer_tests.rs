@@ -4,10 +4,10 @@ use super::*;
 use crate::{
     ingest::{ConnectionContext, Now, Rules, StreamId, check},
     metrics::Registry,
-    record::Points,
+    record::{Envelope, Identity, Kind, Points},
 };
 use bytes::Bytes;
-use proto::{BatchEncoder, RawValue};
+use proto::{BatchEncoder, RawValue, TimeUnit};
 use std::{path::Path, time::Duration};
 use tokio::sync::oneshot;
 
@@ -28,11 +28,11 @@ fn start(dir: &Path, options: log::Options) -> Running {
     Running { handle, ended, shared }
 }
 
-fn key(device: &str, stream: u64) -> StreamKey {
+pub(super) fn key(device: &str, stream: u64) -> StreamKey {
     StreamKey { identity: Identity::new("default", device), stream: StreamId::Named(stream) }
 }
 
-fn submission(
+pub(super) fn submission(
     key: &StreamKey,
     seq: u64,
     value: f64,
@@ -236,6 +236,10 @@ async fn a_private_stream_is_forgotten_with_its_connection() {
     assert!(matches!(ask(&running, &private, 1, 1.0, true).await, Outcome::Logged { .. }));
     assert!(matches!(ask(&running, &private, 1, 1.0, true).await, Outcome::Duplicate { .. }));
     running.handle.requests.send(Request::Forget(private.clone())).await.unwrap();
+    // It is forgotten with the group that the connection's end falls into.
+    for _ in 0..2 {
+        open(&running, &key("d", 1)).await;
+    }
     assert!(matches!(ask(&running, &private, 1, 1.0, true).await, Outcome::Logged { .. }));
     stop(running).await;
 }

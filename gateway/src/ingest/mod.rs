@@ -9,6 +9,7 @@ pub mod check;
 pub mod checkpoint;
 pub mod committer;
 pub mod recover;
+mod room;
 
 pub use check::{Checked, ConnectionContext, Now, Rules, check};
 pub use committer::{Committer, CommitterError, CommitterHandle};
@@ -112,8 +113,10 @@ pub enum Outcome {
         seq: u64,
         /// A position that covers its record.
         position: Position,
-        /// The readings that were refused then.
+        /// The first of the readings that were refused then, as many as a nack lists.
         refused: Arc<[Refusal]>,
+        /// How many were refused then.
+        refused_total: u32,
         /// The code with which the whole batch was refused then.
         refused_whole: Option<ErrorCode>,
     },

@@ -45,23 +45,25 @@ pub struct Recovered {
 pub fn recover(log: &log::Shared) -> Result<Recovered, RecoverError> {
     let segments = log.segments();
     for (i, segment) in segments.iter().enumerate().rev() {
-        let recovered = replay(log, segment.base)?;
-        let whole = recovered.newest_checkpoint > Position::ZERO;
-        if whole || i == 0 {
-            return Ok(recovered);
+        // A checkpoint does not span segments, so each is read by itself while one is looked for.
+        let is_last = i + 1 == segments.len();
+        let recovered = replay(log, segment.base, segment.last)?;
+        if i > 0 && recovered.newest_checkpoint == Position::ZERO {
+            continue;
         }
+        return if is_last { Ok(recovered) } else { replay(log, segment.base, log.durable()) };
     }
     Ok(Recovered::default())
 }
 
-fn replay(log: &log::Shared, from: Position) -> Result<Recovered, RecoverError> {
+fn replay(log: &log::Shared, from: Position, to: Position) -> Result<Recovered, RecoverError> {
     let mut reader = log.reader_at(from);
     let mut recovered = Recovered::default();
     let mut parts: Vec<(Position, Vec<u8>)> = Vec::new();
-    loop {
+    while reader.position() <= to {
         let (position, bytes) = match reader.next() {
             Ok(Some(record)) => record,
-            Ok(None) => return Ok(recovered),
+            Ok(None) => break,
             Err(log::ReadError::Damaged { from, to }) => {
                 tracing::error!(%from, %to, "damaged records of the log were passed over");
                 parts.clear();
@@ -104,4 +106,5 @@ fn replay(log: &log::Shared, from: Position) -> Result<Recovered, RecoverError> 
             parts.clear();
         }
     }
+    Ok(recovered)
 }

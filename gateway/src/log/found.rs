@@ -82,6 +82,24 @@ pub(super) fn find(files: &dyn Files, dir: &Path) -> Result<Vec<Found>, LogError
         .collect()
 }
 
+/// Which log is in a directory that may be in use by another gateway.
+pub(super) fn peek(files: &dyn Files, dir: &Path) -> Result<Option<Uuid>, LogError> {
+    if let Some(meta) = state::load(files, dir, StateFile::Meta)? {
+        return Ok(Some(meta.uuid));
+    }
+    let low = state::load(files, dir, StateFile::Low)?;
+    Ok(uuid(None, low, &find(files, dir)?))
+}
+
+/// Which log this is, if anything says so.
+fn uuid(meta: Option<State>, low: Option<State>, found: &[Found]) -> Option<Uuid> {
+    let of_segments = found.iter().find_map(|segment| match segment.head {
+        Head::Valid { uuid, .. } => Some(uuid),
+        _ => None,
+    });
+    meta.map(|meta| meta.uuid).or(of_segments).or(low.map(|low| low.uuid))
+}
+
 /// Which log this is, and its low-water mark. State files that are missing or damaged are made
 /// anew from the segments.
 pub(super) fn identify(
@@ -92,11 +110,7 @@ pub(super) fn identify(
 ) -> Result<(Uuid, Position, Recovery), LogError> {
     let meta = state::load(files, dir, StateFile::Meta)?;
     let low = state::load(files, dir, StateFile::Low)?;
-    let of_segments = found.iter().find_map(|segment| match segment.head {
-        Head::Valid { uuid, .. } => Some(uuid),
-        _ => None,
-    });
-    let known = meta.map(|meta| meta.uuid).or(of_segments).or(low.map(|low| low.uuid));
+    let known = uuid(meta, low, found);
     let uuid = match known {
         Some(uuid) => uuid,
         // log.meta is durable before the first segment is begun, and a header before a record.

@@ -45,10 +45,11 @@ pub use writer::{DeletedSegments, Writer};
 use crate::{metrics::LogMetrics, record::Position};
 use shared::Inner;
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock, RwLock, atomic::AtomicU64},
 };
 use tokio::sync::watch;
+use uuid::Uuid;
 
 /// How the log is kept.
 #[derive(Debug, Clone)]
@@ -95,8 +96,20 @@ pub enum Check {
     All,
 }
 
-/// Opens the log, or makes it. `known_durable` is the highest position that any sink has stored:
-/// it was durable, whatever the segments say.
+/// Which log is in `dir`; `None` if there is none. Changes nothing and takes no lock: for asking
+/// sinks how far they are in this log, before it is opened.
+///
+/// # Errors
+/// A file cannot be read, or a newer gateway wrote it.
+pub fn identity(dir: &Path, files: &dyn Files) -> Result<Option<Uuid>, LogError> {
+    if !files.is_dir(dir) {
+        return Ok(None);
+    }
+    found::peek(files, dir)
+}
+
+/// Opens the log, or makes it. `known_durable` is the highest position that any sink of this log
+/// has stored: it was durable, whatever the segments say.
 ///
 /// # Errors
 /// See [`LogError`]; nothing was deleted or cut that was ever acknowledged.
@@ -138,6 +151,7 @@ pub fn open(
     });
     let (active, next) = (recovered.active, recovered.next);
     let writer = Writer::open(Arc::clone(&inner), options, active, next, lock)?;
+    writer.publish_start();
     state::prepare_spare(&*files, &inner.dir, state::StateFile::Low);
     let shared = Shared(inner);
     report.oldest = shared.oldest();

@@ -350,6 +350,15 @@ impl Writer {
         set(&self.shared.metrics.durable_position, self.durable.0);
     }
 
+    /// Shows what was found at the start, before anything is appended.
+    pub(super) fn publish_start(&self) {
+        let metrics = &self.shared.metrics;
+        set(&metrics.written_position, self.written().0);
+        set(&metrics.durable_position, self.durable.0);
+        set(&metrics.size_bytes, self.shared.size.load(Ordering::Relaxed));
+        self.shared.change(|_| {});
+    }
+
     fn check_poison(&self) -> Result<(), CommitError> {
         match self.shared.poison.get() {
             Some(reason) => Err(CommitError::Poisoned { reason: Arc::clone(reason) }),

@@ -28,17 +28,20 @@
 //! | | 5 each | refusals: index (4), code (1) |
 //! | | 6 each | adjustments: index (4), kind (1), field (1) |
 //!
-//! A batch with more refusals and adjustments than a header of 65,535 bytes holds is impossible
-//! under the protocol's limits (5,000 readings, 11 bytes each at most).
+//! A batch with more refusals and adjustments than a header of 65,535 bytes holds is impossible:
+//! the configuration takes at most 10,000 readings in a batch, and a refused one takes 5 bytes.
 
 use super::{Identity, Position};
 use proto::{ErrorCode, TimeUnit};
 
 /// Length of the fixed part, in bytes.
 pub const HEADER_MIN_BYTES: usize = 64;
+/// Longest header, in bytes.
+pub const MAX_HEADER_BYTES: usize = u16::MAX as usize;
 const VERSION: u8 = 1;
 const ACCEPTED_TOTAL_AT: usize = 40;
-const REFUSAL_BYTES: usize = 5;
+/// What a refused reading takes of the header, in bytes.
+pub const REFUSAL_BYTES: usize = 5;
 const ADJUSTMENT_BYTES: usize = 6;
 
 /// What a record is.

@@ -11,8 +11,8 @@ mod point;
 mod position;
 
 pub use envelope::{
-    Adjustment, AdjustmentKind, Codec, Envelope, EnvelopeError, HEADER_MIN_BYTES, Kind, Refusal,
-    Source, patch_accepted_total,
+    Adjustment, AdjustmentKind, Codec, Envelope, EnvelopeError, HEADER_MIN_BYTES, Kind,
+    MAX_HEADER_BYTES, REFUSAL_BYTES, Refusal, Source, patch_accepted_total,
 };
 pub use identity::Identity;
 pub use ledger::{Dropped, Ledger};

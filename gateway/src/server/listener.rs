@@ -147,14 +147,7 @@ async fn admit(
                 FULL_RETRY_S,
             )
         }),
-        backs_off: &|verified| {
-            let wait = registry.backs_off(&verified.identity, Instant::now())?;
-            tracing::warn!(
-                device = %verified.identity,
-                "more than five takeovers a minute: is the credential in two places?"
-            );
-            Some(wait)
-        },
+        backs_off: &|verified| registry.backs_off(&verified.identity, Instant::now()),
     };
     match upgrade(stream, gate, shared.context.config.head_time).await {
         Upgraded::Accepted(stream, early, verified) => {
@@ -230,7 +223,9 @@ async fn shake(shared: &Shared, tcp: TcpStream) -> io::Result<TlsStream> {
             timeout(shared.context.config.handshake_time, shaking).await?
         }
     };
-    shared.context.metrics.handshake_seconds.record(started.elapsed().as_secs_f64());
+    if shaken.is_ok() {
+        shared.context.metrics.handshake_seconds.record(started.elapsed().as_secs_f64());
+    }
     shaken
 }
 

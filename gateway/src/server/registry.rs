@@ -125,6 +125,13 @@ impl Registry {
                     device.takeovers_since = now;
                 }
                 device.takeovers += 1;
+                if device.takeovers == MAX_TAKEOVERS {
+                    tracing::warn!(
+                        device = %identity,
+                        "its connections take over from each other, further ones have to wait: \
+                         is the credential in two places?"
+                    );
+                }
                 device.slot = Arc::new(slot);
                 device.slot.clone()
             }

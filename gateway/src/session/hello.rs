@@ -41,7 +41,7 @@ pub(super) fn agree(hello: Hello) -> Result<Agreed, Close> {
     }
     if let Some(code) = hello.measurement.as_deref().and_then(fault_of_name) {
         return Err(Close {
-            close: CloseCode::Policy,
+            close: CloseCode::Invalid,
             code,
             reason: format!("hello: measurement: {code}"),
         });

@@ -146,7 +146,7 @@ impl<B> Session<B> {
                 Err(close) => self.close(close),
             },
             State::Opening | State::Open => self.close(Close {
-                close: CloseCode::Policy,
+                close: CloseCode::Protocol,
                 code: ErrorCode::UnexpectedHello,
                 reason: "hello comes once, before the first batch".to_owned(),
             }),
@@ -217,10 +217,12 @@ impl<B> Session<B> {
                     self.bad = 0;
                 }
             }
-            Outcome::Duplicate { seq, position, refused, refused_whole } => {
+            Outcome::Duplicate { seq, position, refused, refused_total, refused_whole } => {
                 let fresh = self.outstanding.logged(seq, position);
                 self.admitted(seq);
-                if let Some(was) = Complaint::repeated(&refused, refused_whole, fresh.as_deref()) {
+                let fresh = fresh.as_deref();
+                let was = Complaint::repeated(&refused, refused_total, refused_whole, fresh);
+                if let Some(was) = was {
                     self.complain(seq, &was);
                 }
             }
@@ -228,7 +230,7 @@ impl<B> Session<B> {
                 self.hand_out_ack(now);
                 self.outstanding.dropped(seq);
                 self.order.admitted(seq);
-                let detail = "another payload was already taken under this seq".to_owned();
+                let detail = "taken before with other content, or too long ago to tell".to_owned();
                 self.complain(seq, &Complaint::Whole { code, detail: Some(detail) });
             }
             Outcome::OutOfOrder { seq, expected } => {

@@ -152,7 +152,9 @@ impl Model {
         let facts = facts(seq);
         if let Some(&position) = self.log.get(&seq) {
             let refused_whole = facts.refused_whole.map(|(code, _)| code);
-            return Outcome::Duplicate { seq, position, refused: facts.refused, refused_whole };
+            let refused_total = facts.refused.len() as u32;
+            let refused = facts.refused;
+            return Outcome::Duplicate { seq, position, refused, refused_total, refused_whole };
         }
         if seq <= self.last() {
             return Outcome::Refused { seq, code: ErrorCode::SeqReused };

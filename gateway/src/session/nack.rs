@@ -29,7 +29,8 @@ impl Complaint {
         if let Some((code, detail)) = &facts.refused_whole {
             return Some(Box::new(Self::Whole { code: *code, detail: Some(detail.clone()) }));
         }
-        Self::readings(&facts.refused, |refusal| {
+        let total = u32::try_from(facts.refused.len()).unwrap_or(u32::MAX);
+        Self::readings(&facts.refused, total, |refusal| {
             facts.details.iter().find(|detail| detail.index == refusal.index)
         })
         .map(Box::new)
@@ -39,6 +40,7 @@ impl Complaint {
     /// that fails in the same way.
     pub(super) fn repeated(
         refused: &[Refusal],
+        refused_total: u32,
         refused_whole: Option<ErrorCode>,
         fresh: Option<&Complaint>,
     ) -> Option<Self> {
@@ -53,13 +55,14 @@ impl Complaint {
             Some(Self::Readings { listed, .. }) => listed,
             _ => &[],
         };
-        Self::readings(refused, |refusal| {
+        Self::readings(refused, refused_total, |refusal| {
             words.iter().find(|word| word.index == refusal.index && word.code == refusal.code)
         })
     }
 
     fn readings<'a>(
         refused: &[Refusal],
+        total: u32,
         words: impl Fn(&Refusal) -> Option<&'a RefusedReading>,
     ) -> Option<Self> {
         if refused.is_empty() {
@@ -78,7 +81,7 @@ impl Complaint {
                 words(refusal).cloned().unwrap_or(bare)
             })
             .collect();
-        Some(Self::Readings { listed, total: u32::try_from(refused.len()).unwrap_or(u32::MAX) })
+        Some(Self::Readings { listed, total })
     }
 }
 
@@ -202,10 +205,10 @@ mod tests {
     fn a_repetition_says_what_was_refused_then() {
         let fresh = Complaint::of(&facts(3, "field"));
         let then = [Refusal { index: 1, code: ErrorCode::BadName }];
-        let was = Complaint::repeated(&then, None, fresh.as_deref()).expect("refusals");
+        let was = Complaint::repeated(&then, 1, None, fresh.as_deref()).expect("refusals");
         let Complaint::Readings { listed, total } = was else { panic!("readings") };
         assert_eq!((listed.len(), total), (1, 1));
         assert_eq!(listed[0].field.as_deref(), Some("field"));
-        assert_eq!(Complaint::repeated(&[], None, fresh.as_deref()), None);
+        assert_eq!(Complaint::repeated(&[], 0, None, fresh.as_deref()), None);
     }
 }

@@ -47,11 +47,10 @@ impl Order {
 
     /// The committer has this batch, now or from before.
     pub(super) fn admitted(&mut self, seq: u64) {
-        if let Some(started) = &mut self.started
-            && seq == started.first
-        {
-            started.first_admitted = true;
-        }
+        let Some(started) = &mut self.started else { return };
+        started.first_admitted |= seq == started.first;
+        // A late refusal of an earlier attempt may have asked for it after it was sent again.
+        started.next = started.next.max(seq + 1);
     }
 
     /// The committer has kept nothing of this batch, and wants it next.
@@ -145,5 +144,22 @@ mod tests {
         // The refusal of the 3 that was sent before the repetition of 2.
         assert_eq!(order.not_admitted(3, 2), 2);
         assert_eq!(order.arrive(3), SUBMIT);
+    }
+
+    #[test]
+    fn what_was_admitted_is_not_asked_for_again() {
+        let mut order = Order::default();
+        for seq in 1..=3 {
+            order.arrive(seq);
+        }
+        order.admitted(1);
+        order.put_off(2);
+        // The device sends both again before the refusal of the first 3 is there.
+        assert_eq!((order.arrive(2), order.arrive(3)), (SUBMIT, SUBMIT));
+        assert_eq!(order.not_admitted(3, 2), 2);
+        order.admitted(2);
+        order.admitted(3);
+        // The device has an ack for 3 and may have thrown it away.
+        assert_eq!(order.arrive(4), SUBMIT);
     }
 }

@@ -178,7 +178,16 @@ fn a_nack_comes_before_its_ack_and_again_with_a_repetition() {
     assert_eq!(drain(&mut session), ["nack 1 not_finite", "ack 1"]);
     session.on_batch(NOW, facts, 1);
     let position = Position(1);
-    session.on_outcome(NOW, Outcome::Duplicate { seq: 1, position, refused, refused_whole: None });
+    session.on_outcome(
+        NOW,
+        Outcome::Duplicate {
+            seq: 1,
+            position,
+            refused_total: refused.len() as u32,
+            refused,
+            refused_whole: None,
+        },
+    );
     session.settle(NOW);
     assert_eq!(drain(&mut session), ["submit 1", "nack 1 not_finite", "ack 1"]);
 }
@@ -209,7 +218,7 @@ fn hello_comes_once() {
         batch(&mut session, 1);
         drain(&mut session);
         session.on_hello(NOW, Hello::default());
-        assert_eq!(drain(&mut session), ["close 1008 unexpected_hello"]);
+        assert_eq!(drain(&mut session), ["close 1002 unexpected_hello"]);
         assert!(session.is_closed());
     }
 }

@@ -106,6 +106,7 @@ impl Log {
                     seq,
                     position: Position(*position),
                     refused: was.refused.clone(),
+                    refused_total: u32::try_from(was.refused.len()).unwrap(),
                     refused_whole: was.refused_whole,
                 }
             } else {

@@ -109,6 +109,7 @@ async fn every_offence_gets_its_close_code() {
     for (what, bytes, code) in cases {
         let mut stream = upgraded(&gateway).await;
         stream.write_all(&bytes).await.unwrap();
+        let _ = stream.flush().await;
         assert_eq!(close_code(&mut stream).await, Some(code), "{what}");
         // The registry must not hold this device back for connecting so often.
         while gateway.registry.len() > 1 {
@@ -134,6 +135,7 @@ async fn a_message_may_come_in_fragments_with_pings_between() {
         }
     }
     stream.write_all(&bytes).await.unwrap();
+    stream.flush().await.unwrap();
     let mut answer = Vec::new();
     let read = async {
         while !answer.windows(4).any(|window| window == b"\xa3ack") {

@@ -228,8 +228,8 @@ async fn what_is_no_message_ends_the_connection() {
         ("empty", vec![Vec::new()], "malformed", 1007),
         ("half a batch", vec![batch(1, &[1.0])[..9].to_vec()], "malformed", 1007),
         ("unknown kind", vec![unknown], "unknown_kind", 1007),
-        ("hello twice", vec![hello(), hello()], "unexpected_hello", 1008),
-        ("hello after a batch", vec![batch(1, &[1.0]), hello()], "unexpected_hello", 1008),
+        ("hello twice", vec![hello(), hello()], "unexpected_hello", 1002),
+        ("hello after a batch", vec![batch(1, &[1.0]), hello()], "unexpected_hello", 1002),
     ] {
         let mut device = gateway.connect("d1").await;
         for message in messages {

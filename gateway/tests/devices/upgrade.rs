@@ -34,6 +34,8 @@ impl Answer {
 async fn ask(gateway: &Gateway, request: &[u8]) -> Answer {
     let mut stream = gateway.tls().await;
     stream.write_all(request).await.unwrap();
+    // The gateway may refuse before it has read everything.
+    let _ = stream.flush().await;
     answer(&mut stream).await
 }
 

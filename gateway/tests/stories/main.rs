@@ -3,9 +3,12 @@
 
 mod ack_means_durable;
 mod bad_input;
+mod bad_inputs;
+mod dashboards;
 mod dedupe;
 mod fleet;
 mod foreign_clients;
+mod full_log;
 mod order_and_retry;
 mod rooms;
 mod shutdown_drains;

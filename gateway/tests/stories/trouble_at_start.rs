@@ -61,19 +61,95 @@ fn a_key_is_readable_by_its_owner_only() {
 #[tokio::test]
 async fn a_store_of_another_log_is_refused() {
     let (home, other) = (Home::new(), Home::new());
-    for home in [&home, &other] {
+    for (home, batches) in [(&home, 1), (&other, 20)] {
         let gateway = home.start();
         let mut device = Device::connect(home, &gateway, "d").await;
         device.hello_stream(1).await;
-        device.send_value(1).await;
-        device.acked(1).await;
-        eventually("it is stored", || home.count("d") == 1);
+        for seq in 1..=batches {
+            device.send_value(seq).await;
+            device.acked(seq).await;
+        }
+        eventually("it is stored", || home.count("d") == batches);
         assert_eq!(gateway.stop().0.code(), Some(0));
     }
+    let own = fs::read(home.store()).unwrap();
     fs::copy(other.store(), home.store()).unwrap();
     let (code, said) = home.fails_with("");
     assert_eq!(code, 1, "{said}");
     assert!(said.contains("telemetry.db") && said.contains("belongs to the log"), "{said}");
+    assert_one_sentence(&said);
+    // The log has learned nothing from a store that is not its own.
+    assert!(!said.contains("ALERT"), "{said}");
+    fs::write(home.store(), own).unwrap();
+    let gateway = home.start();
+    let mut device = Device::connect(&home, &gateway, "d").await;
+    device.hello_stream(1).await;
+    device.send_value(2).await;
+    device.acked(2).await;
+    eventually("it is stored", || home.count("d") == 2);
+    let (status, said) = gateway.stop();
+    assert_eq!(status.code(), Some(0));
+    assert!(!said.iter().any(|line| line.contains("damaged")), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_already_is_said_at_once_and_devices_are_told_to_wait() {
+    let home = Home::new();
+    let gateway = home.start_with("[log]\nreserve_bytes = \"1000000GiB\"\n");
+    eventually("not ready", || {
+        let (status, body) = gateway.get("/readyz");
+        status == 503 && body.contains("disk_full")
+    });
+    let mut device = Device::connect(&home, &gateway, "d").await;
+    device.hello_stream(1).await;
+    for _ in 0..3 {
+        device.send_value(1).await;
+        let nack = device.nack().await;
+        assert_eq!(nack.code, proto::ErrorCode::LogFull);
+        assert!(nack.retry_after_ms.is_some_and(|wait| wait > 0), "{nack:?}");
+    }
+    drop(device);
+    let (status, said) = gateway.stop();
+    assert!(status.success());
+    let warnings = said.iter().filter(|line| line.contains("the log is full")).count();
+    assert!(warnings <= 1, "said once, at the start, not with every batch: {said:?}");
+}
+
+#[tokio::test]
+async fn segments_that_somebody_deleted_do_not_unbalance_the_ledger() {
+    let home = Home::new();
+    for round in 1..=2 {
+        let gateway = home.start();
+        let device = format!("d{round}");
+        let mut connected = Device::connect(&home, &gateway, &device).await;
+        connected.hello_stream(1).await;
+        for seq in 1..=3 {
+            connected.send_value(seq).await;
+        }
+        connected.acked(3).await;
+        eventually("they are stored", || home.count(&device) == 3);
+        eventually("the ledger balances", || {
+            let (_, ledger) = gateway.get("/api/v1/ledger");
+            ledger.contains(&format!("{{\"accepted\":{},\"balanced\":true", 3 * round))
+        });
+        drop(connected);
+        assert!(gateway.stop().0.success());
+        for file in fs::read_dir(home.data().join("log")).unwrap() {
+            let path = file.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "seg") {
+                fs::remove_file(path).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cause_is_named_once() {
+    let home = Home::new();
+    fs::write(home.data(), "a file").unwrap();
+    let (code, said) = home.fails_with("");
+    assert_eq!(code, 1, "{said}");
+    assert_eq!(said.matches("os error").count(), 1, "{said}");
     assert_one_sentence(&said);
 }
 

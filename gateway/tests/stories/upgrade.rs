@@ -21,6 +21,8 @@ struct Answer {
 async fn ask(gateway: &Gateway, request: &str) -> Answer {
     let mut stream = tls(gateway).await;
     stream.write_all(request.as_bytes()).await.unwrap();
+    // The gateway may refuse before it has read everything.
+    let _ = stream.flush().await;
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
     // An upgraded connection stays open: its head is the answer.
@@ -146,6 +148,7 @@ async fn too_many_connections_get_503_and_a_time_to_wait() {
     let request = get("/v1/telemetry", &[HOST, UPGRADE, KEY, VERSION, PROTOCOL, &bearer]);
     let mut first = tls(&gateway).await;
     first.write_all(request.as_bytes()).await.unwrap();
+    first.flush().await.unwrap();
     let mut buffer = [0; 12];
     first.read_exact(&mut buffer).await.unwrap();
     assert_eq!(&buffer, b"HTTP/1.1 101");

@@ -7,8 +7,8 @@ use super::{
     tree::Node,
     units::{Span, format_duration},
     valid::{
-        Admin, Auth, ClientCaRoot, Config, JwtRoot, Limits, Log, LogFormat, Logging, Secret,
-        Server, Shutdown, Tls,
+        Admin, Auth, ClientCaRoot, Config, JwtRoot, Limits, Log, LogFormat, Logging,
+        MAX_MESSAGE_BYTES, MAX_READINGS, MAX_WINDOW_BATCHES, Secret, Server, Shutdown, Tls,
     },
 };
 use std::{
@@ -19,8 +19,6 @@ use std::{
     time::Duration,
 };
 
-/// Largest message: with its envelope it must fit a log record of 1 MiB.
-const MAX_MESSAGE_BYTES: u64 = 1_000_000;
 /// Shortest admin token, in bytes; below it guessing is cheap.
 const MIN_ADMIN_TOKEN_BYTES: usize = 16;
 /// Longest name of a realm or sink, in bytes.
@@ -225,7 +223,7 @@ fn auth(raw: &raw::Auth) -> Result<Auth, Invalid> {
 
 fn limits(raw: &raw::Limits) -> Result<Limits, Invalid> {
     let message_bytes =
-        within_u32("limits.message_bytes", raw.message_bytes.0, 1024..=MAX_MESSAGE_BYTES as u32)?;
+        within_u32("limits.message_bytes", raw.message_bytes.0, 1024..=MAX_MESSAGE_BYTES)?;
     let window_bytes = raw.window_bytes.0;
     if window_bytes < message_bytes.into() {
         return Err(Invalid::new(
@@ -243,12 +241,16 @@ fn limits(raw: &raw::Limits) -> Result<Limits, Invalid> {
     Ok(Limits {
         message: proto::Limits {
             message_bytes,
-            readings: within_u32("limits.readings", raw.readings.into(), 1..=100_000)?,
+            readings: within_u32("limits.readings", raw.readings.into(), 1..=MAX_READINGS)?,
             fields: within_u32("limits.fields", raw.fields.into(), 1..=1024)?,
             tags: within_u32("limits.tags", raw.tags.into(), 0..=256)?,
             depth: within_u32("limits.depth", raw.depth.into(), 6..=32)?,
         },
-        window_batches: within_u32("limits.window_batches", raw.window_batches.into(), 1..=4096)?,
+        window_batches: within_u32(
+            "limits.window_batches",
+            raw.window_batches.into(),
+            1..=MAX_WINDOW_BATCHES,
+        )?,
         window_bytes: within_u32("limits.window_bytes", window_bytes, 1024..=1 << 30)?,
         max_age,
     })

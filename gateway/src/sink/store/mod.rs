@@ -149,7 +149,7 @@ pub enum OpenError {
         source: rusqlite::Error,
     },
     /// SQLite cannot open it.
-    #[error("the store {path} cannot be opened: {source}")]
+    #[error("the store {path} cannot be opened: {source}{}", hint(source))]
     Sqlite {
         /// The file.
         path: PathBuf,
@@ -305,6 +305,16 @@ fn check(path: &Path, cursor: StoredCursor, log: LogRange) -> Result<(), OpenErr
         return Err(OpenError::BeyondLog { path, cursor, end: log.end });
     }
     Ok(())
+}
+
+/// What SQLite's words leave out.
+fn hint(error: &rusqlite::Error) -> &'static str {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly) => {
+            "; the gateway must be able to write to it and to its directory"
+        }
+        _ => "",
+    }
 }
 
 /// What the forwarder is told.
