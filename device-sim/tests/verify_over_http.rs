@@ -276,19 +276,19 @@ fn a_long_run_comes_in_pieces() {
     let plan = Plan { devices: 1, batch: 4_000, duration_ns: 1_000_000_000_000, ..plan() };
     let plan = Plan { interval_ns: 60_000_000_000, ..plan };
     let folder = tempfile::tempdir().unwrap();
-    let journal = journal(folder.path(), &plan, 16);
+    let journal = journal(folder.path(), &plan, 7);
     for kind in [Kind::Influx, Kind::Victoria] {
-        let store = HttpStore::start(readings(&plan, 16));
+        let store = HttpStore::start(readings(&plan, 7));
         let report = check(kind, &store, &journal);
         assert!(report.passed, "{kind:?} {}", report.table());
-        assert_eq!(report.stored, 64_000);
+        assert_eq!(report.stored, 28_000);
         let pieces = store.state.lock().unwrap().questions.len();
         assert!((4..64).contains(&pieces), "{kind:?} {pieces}");
-        store.set(|state| drop(state.readings.remove(31_999)));
+        store.set(|state| drop(state.readings.remove(13_999)));
         assert_eq!(check(kind, &store, &journal).lost, 1);
     }
     // A server that cuts answers off says so.
-    let store = HttpStore::start(readings(&plan, 16));
+    let store = HttpStore::start(readings(&plan, 7));
     store.set(|state| state.max_row_limit = Some(1_000));
     assert!(check(Kind::Influx, &store, &journal).passed);
 }
@@ -359,4 +359,25 @@ fn credentials_are_shown_to_the_store_and_its_refusals_to_the_person() {
     let nobody = Endpoint { url: "http://127.0.0.1:1".to_owned(), ..endpoint(&store) };
     let error = try_verify(Kind::Influx, &nobody, &journal, Duration::ZERO).unwrap_err();
     assert!(format!("{error:#}").contains("127.0.0.1:1"), "{error:#}");
+}
+
+#[test]
+fn a_store_behind_tls_is_known_by_its_ca() {
+    let (plan, folder) = (plan(), tempfile::tempdir().unwrap());
+    let journal = journal(folder.path(), &plan, BATCHES);
+    let (store, certificate) = HttpStore::start_tls(readings(&plan, BATCHES));
+    let ca = folder.path().join("ca.pem");
+    std::fs::write(&ca, certificate).unwrap();
+    for kind in [Kind::Influx, Kind::Victoria] {
+        let known = Endpoint { ca: Some(ca.clone()), ..endpoint(&store) };
+        assert!(try_verify(kind, &known, &journal, Duration::ZERO).unwrap().passed);
+        // Not one of the system's.
+        let error = try_verify(kind, &endpoint(&store), &journal, Duration::ZERO).unwrap_err();
+        let error = format!("{error:#}");
+        assert!(error.contains("certificate") || error.contains("--ca"), "{error}");
+    }
+    std::fs::write(&ca, "no certificate").unwrap();
+    let none = Endpoint { ca: Some(ca), ..endpoint(&store) };
+    let error = try_verify(Kind::Influx, &none, &journal, Duration::ZERO).unwrap_err();
+    assert!(format!("{error:#}").contains("holds no certificate"), "{error:#}");
 }

@@ -381,3 +381,31 @@ pub(super) fn regular(text: &str) -> String {
     }
     out
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Most readers of JSON are off by a bit now and then.
+    #[test]
+    fn numbers_are_read_to_the_last_bit() {
+        let mut random = fastrand::Rng::with_seed(7);
+        for _ in 0..20_000 {
+            let x = f64::from_bits(random.u64(..));
+            if !x.is_finite() {
+                continue;
+            }
+            let json: Json = serde_json::from_str(&format!("{x:?}")).unwrap();
+            let Some(Value::Float(read)) = Kind::Float.read(&json).unwrap() else { panic!("{x}") };
+            assert_eq!(read.to_bits(), x.to_bits(), "{x:?}");
+        }
+    }
+
+    #[test]
+    fn texts_cannot_leave_their_quotes() {
+        assert_eq!(string("it's \\"), "'it\\'s \\\\'");
+        assert_eq!(name("a\"b\\"), "\"a\\\"b\\\\\"");
+        assert_eq!(regular("sim-1.5/a_b"), "sim\\-1\\.5\\/a_b");
+    }
+}

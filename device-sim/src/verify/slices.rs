@@ -9,7 +9,7 @@ use super::store::{Row, Stored};
 use anyhow::{Result, ensure};
 
 /// Most values that are held at once.
-pub(super) const MAX_VALUES: usize = 200_000;
+pub(super) const MAX_VALUES: usize = 100_000;
 
 /// The values of a device within a slice.
 #[derive(Debug, Default)]

@@ -13,6 +13,9 @@ use serde_json::{Value as Json, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 /// What the store holds and how it behaves.
 #[derive(Debug, Default)]
@@ -39,23 +42,46 @@ pub struct HttpStore {
 
 impl HttpStore {
     pub fn start(readings: Vec<Reading>) -> Self {
+        Self::serve(readings, None)
+    }
+
+    /// Over TLS, with a certificate that comes back as PEM.
+    pub fn start_tls(readings: Vec<Reading>) -> (Self, String) {
+        let issued = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let key = rustls::pki_types::PrivateKeyDer::try_from(issued.signing_key.serialize_der());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![issued.cert.der().clone()], key.unwrap())
+            .unwrap();
+        let mut store = Self::serve(readings, Some(TlsAcceptor::from(Arc::new(config))));
+        store.url = store.url.replace("http://127.0.0.1", "https://localhost");
+        (store, issued.cert.pem())
+    }
+
+    fn serve(readings: Vec<Reading>, tls: Option<TlsAcceptor>) -> Self {
         let state = Arc::new(Mutex::new(State { readings, ..State::default() }));
         let (shared, (ready, port)) = (Arc::clone(&state), std::sync::mpsc::channel());
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(async {
-                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
                 ready.send(listener.local_addr().unwrap().port()).unwrap();
                 loop {
                     let (socket, _) = listener.accept().await.unwrap();
-                    let state = Arc::clone(&shared);
-                    let answer = service_fn(move |request| {
-                        let answer = answer(&request, &mut state.lock().unwrap());
-                        async { Ok::<_, Infallible>(answer) }
+                    let (state, tls) = (Arc::clone(&shared), tls.clone());
+                    tokio::spawn(async move {
+                        match tls {
+                            None => converse(socket, state).await,
+                            Some(tls) => {
+                                if let Ok(stream) = tls.accept(socket).await {
+                                    converse(stream, state).await;
+                                }
+                            }
+                        }
                     });
-                    tokio::spawn(
-                        http1::Builder::new().serve_connection(TokioIo::new(socket), answer),
-                    );
                 }
             });
         });
@@ -65,6 +91,17 @@ impl HttpStore {
     pub fn set(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.state.lock().unwrap());
     }
+}
+
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    state: Arc<Mutex<State>>,
+) {
+    let answer = service_fn(move |request| {
+        let answer = answer(&request, &mut state.lock().unwrap());
+        async { Ok::<_, Infallible>(answer) }
+    });
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
 }
 
 fn answer(request: &Request<Incoming>, state: &mut State) -> Response<Full<Bytes>> {
