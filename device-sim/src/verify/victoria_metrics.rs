@@ -1,9 +1,12 @@
 //! VictoriaMetrics, through its export.
 //!
-//! Holds 64-bit floats and times in milliseconds: a boolean is a 1 or a 0, a string cannot be held.
-//! Measurement and field are joined into the name of a metric, tags are labels. It keeps the samples
-//! of one millisecond apart, or as one, as it is told at its start (`-dedup.minScrapeInterval`); so
-//! doubles count where they show, and where none show nothing is said.
+//! Holds numbers of about 12 significant digits and times in milliseconds: a boolean is a 1 or a 0,
+//! a string cannot be held. What profiles measure has fewer digits, and is compared to the last bit.
+//! Measurement and field are joined into the name of a metric, tags are labels.
+//!
+//! It keeps the samples of one millisecond apart, or as one, as it is told at its start
+//! (`-dedup.minScrapeInterval`). So doubles count where they show, and where none show nothing is
+//! said.
 
 use super::http::{Client, Endpoint};
 use super::influxdb::regular;
