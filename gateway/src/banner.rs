@@ -39,11 +39,13 @@ pub fn startup_banner(
         lines.push(("fleet", simulator));
     }
     for sink in &config.sinks {
-        let SinkKind::Store { path, .. } = &sink.kind;
-        lines.push((
-            "store",
-            format!("sqlite3 -readonly {} 'SELECT * FROM readings LIMIT 10'", quoted(path)),
-        ));
+        let line = match &sink.kind {
+            SinkKind::Store { path, .. } => {
+                format!("sqlite3 -readonly {} 'SELECT * FROM readings LIMIT 10'", quoted(path))
+            }
+            SinkKind::InfluxDb(of) => format!("{} (bucket {})", of.url, of.bucket),
+        };
+        lines.push(("store", line));
     }
     lines.iter().fold(String::from("gateway is ready\n"), |mut text, (what, line)| {
         let _ = writeln!(text, "  {what:<8} {line}");

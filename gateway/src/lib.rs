@@ -4,7 +4,7 @@
 //! accept → TLS → upgrade → session → decode + validate → log (group commit, fsync) → ack
 //!                                                         │
 //!                           one log, many readers:        ├─ forwarder → sink: embedded store
-//!                           each with its own cursor      └─ forwarder → …
+//!                           each with its own cursor      └─ forwarder → sink: InfluxDB
 //! ```
 //!
 //! [`run`] wires the rooms in this order and stops them in the order of [`shutdown`].
@@ -66,7 +66,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let options = wire::log(&config, &dir, &registry);
     let files = Arc::new(log::RealFiles);
-    let stored = sinks::stored_position(&config, log::identity(&options.dir, &*files)?)?;
+    let stored = sinks::stored_position(&config, &dir, log::identity(&options.dir, &*files)?)?;
     let (writer, log, recovery) = log::open(options, files, stored)?;
     report(&recovery);
     let accepted_total = Arc::new(AtomicU64::new(0));
@@ -114,8 +114,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut server_task = Tasks::new();
     server_task.spawn("devices' listener", ok(server.run()));
     let mut retention_task = Tasks::new();
-    let keep = wire::keep(&config);
-    let retention = retain(log, keep, retained, committer, readiness.clone());
+    let retention = retain(log, wire::room(&config), retained, committer, readiness.clone());
     retention_task.spawn("retention", ok(stop_server.clone().run_until_cancelled_owned(retention)));
 
     readiness.clear(NotReady::Starting);
@@ -196,7 +195,7 @@ fn report(recovery: &log::Recovery) {
 /// Tells the committer what may be deleted, as the cursors advance; keeps an eye on a full disk.
 async fn retain(
     log: log::Shared,
-    keep: log::retention::Keep,
+    room: wire::Room,
     cursors: sinks::Cursors,
     committer: CommitterHandle,
     readiness: Readiness,
@@ -215,13 +214,18 @@ async fn retain(
             readiness.clear(NotReady::DiskFull);
         }
         let segments = log.segments();
+        let lacking = room.lacking(log.size_bytes());
+        if (is_full || lacking > 0) && cursors.give_way(&segments, lacking.max(1)) {
+            // The space is free as soon as the cursors have moved.
+            interval.reset_after(RETENTION_INTERVAL / 10);
+        }
         let now_ns = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |now| i64::try_from(now.as_nanos()).unwrap_or(i64::MAX));
         // The committer itself keeps the newest checkpoint.
         let any_checkpoint = Some(record::Position(u64::MAX));
         // What is only kept gives way before a batch is refused for it.
-        let keep = if is_full { log::retention::Keep::default() } else { keep };
+        let keep = if is_full { log::retention::Keep::default() } else { room.keep };
         let from =
             log::retention::low_water(cursors.now(), any_checkpoint, &segments, &keep, now_ns);
         let from = match segments.first() {

@@ -4,15 +4,15 @@ use crate::{
     admin::{LedgerSnapshot, LedgerSource, NotReady, Readiness, SinkLedger},
     config::{
         Config,
-        valid::{self, SinkKind},
+        valid::{self, SinkKind, WhenFull},
     },
     data_dir::DataDir,
-    forward::{Ended, Forwarder, Handle, Options, RejectedFile, Setup, Start, Status},
+    forward::{CursorFile, Ended, Forwarder, Handle, Options, RejectedFile, Setup, Start, Status},
     log,
     metrics::{Registry, SinkMetrics, StoreMetrics},
     record::{Ledger, Position},
     shutdown::Tasks,
-    sink::{LogRange, Sink, store},
+    sink::{LogRange, Sink, influxdb, store},
     wire,
 };
 use anyhow::Context;
@@ -20,7 +20,8 @@ use proto::message::AckMode;
 use std::{
     collections::BTreeMap,
     fs,
-    path::Path,
+    path::{Path, PathBuf},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -30,19 +31,62 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// The sinks before they run.
-pub(crate) struct Sinks {
-    forwarders: Vec<(Forwarder<store::Store, log::Reader>, Handle)>,
-    required: Vec<bool>,
+/// A forwarder of whatever sink, ready to run until it is told to stop.
+type Run = Box<dyn FnOnce(CancellationToken) -> Running + Send>;
+type Running = Pin<Box<dyn Future<Output = Ended> + Send>>;
+
+struct Opened {
+    run: Run,
+    handle: Handle,
+    required: bool,
+    when_full: WhenFull,
 }
 
-/// Where every sink stands.
-pub(crate) struct Cursors(Vec<watch::Receiver<Position>>);
+/// The sinks before they run.
+pub(crate) struct Sinks(Vec<Opened>);
+
+/// Where every sink stands, and which of them give way when the log is full.
+pub(crate) struct Cursors(Vec<(Handle, WhenFull)>);
 
 impl Cursors {
     /// The cursors now.
     pub(crate) fn now(&self) -> Vec<Position> {
-        self.0.iter().map(|cursor| *cursor.borrow()).collect()
+        self.0.iter().map(|(handle, _)| *handle.committed.borrow()).collect()
+    }
+
+    /// Lets the sinks that may skip give up the oldest segments of the log until `bytes` can be
+    /// freed; true if one does. Nothing is given up if a sink that holds needs the same segments:
+    /// that would free nothing.
+    pub(crate) fn give_way(&self, segments: &[log::SegmentInfo], bytes: u64) -> bool {
+        let mut freed = 0;
+        let mut to = None;
+        // The last one is being written.
+        for segment in segments.split_last().map_or(&[][..], |(_, closed)| closed) {
+            if freed >= bytes || self.holds(segment.last) {
+                break;
+            }
+            freed += segment.bytes;
+            to = Some(segment.last);
+        }
+        let Some(to) = to else { return false };
+        let mut given = false;
+        for (handle, _) in self.0.iter().filter(|(_, of)| *of == WhenFull::Skip) {
+            let at = *handle.committed.borrow();
+            if at < to {
+                tracing::warn!(
+                    sink = %handle.name, from = %at.next(), %to,
+                    "the log is full: the sink skips what it has not stored of its oldest records"
+                );
+                handle.skip_to(to);
+                given = true;
+            }
+        }
+        given
+    }
+
+    fn holds(&self, position: Position) -> bool {
+        let mut holding = self.0.iter().filter(|(_, of)| *of == WhenFull::Hold);
+        holding.any(|(handle, _)| *handle.committed.borrow() < position)
     }
 }
 
@@ -52,14 +96,21 @@ impl Cursors {
 ///
 /// # Errors
 /// A store cannot be read.
-pub(crate) fn stored_position(config: &Config, log: Option<Uuid>) -> anyhow::Result<Position> {
+pub(crate) fn stored_position(
+    config: &Config,
+    dir: &DataDir,
+    log: Option<Uuid>,
+) -> anyhow::Result<Position> {
     let mut highest = Position::ZERO;
     for sink in &config.sinks {
-        let SinkKind::Store { path, .. } = &sink.kind;
-        if let Some(cursor) = store::stored_cursor(path)?
-            && Some(cursor.log) == log
-        {
-            highest = highest.max(cursor.position);
+        let stored = match &sink.kind {
+            SinkKind::Store { path, .. } => {
+                store::stored_cursor(path)?.map(|cursor| (cursor.log, cursor.position))
+            }
+            SinkKind::InfluxDb(_) => CursorFile::peek(&cursor_file(&state(dir), &sink.name))?,
+        };
+        if let Some((_, position)) = stored.filter(|(of, _)| Some(*of) == log) {
+            highest = highest.max(position);
         }
     }
     Ok(highest)
@@ -76,30 +127,67 @@ pub(crate) fn open(
     accepted_total: &Arc<AtomicU64>,
     registry: &Registry,
 ) -> anyhow::Result<Sinks> {
-    let state = dir.path.join("sinks");
+    let state = state(dir);
     fs::create_dir_all(&state).with_context(|| format!("cannot make {}", state.display()))?;
     let range = LogRange { uuid: log.uuid(), oldest: log.oldest(), end: log.durable() };
-    let mut sinks = Sinks { forwarders: Vec::new(), required: Vec::new() };
+    let mut sinks = Vec::new();
     for configured in &config.sinks {
-        let SinkKind::Store { path, keep_for } = &configured.kind;
-        let metrics = StoreMetrics::new(registry);
-        let sink = Arc::new(store::Store::open(wire::store(path, *keep_for), range, metrics)?);
-        let start = Start::of(&*sink, &state.join(format!("{}.cursor", configured.name)), range)?;
-        accepted_total.fetch_max(start.accepted_total(), Ordering::AcqRel);
-        let rejected = rejected_file(&state, configured, sink.committed())?;
-        sinks.forwarders.push(Forwarder::new(Setup {
-            options: options(config, configured),
-            sink,
-            source: log.reader_at(start.next()),
-            start,
-            durable: log.watch_durable(),
-            accepted_total: Arc::clone(accepted_total),
-            rejected: Arc::new(rejected),
-            metrics: SinkMetrics::new(registry, &configured.name),
-        }));
-        sinks.required.push(configured.required);
+        let place = Place { config, configured, state: &state, range, log, accepted_total };
+        let (run, handle) = match &configured.kind {
+            SinkKind::Store { path, keep_for } => {
+                let metrics = StoreMetrics::new(registry);
+                let store = store::Store::open(wire::store(path, *keep_for), range, metrics)?;
+                place.forwarder(store, registry)?
+            }
+            SinkKind::InfluxDb(of) => {
+                let options = wire::influxdb(&configured.name, of);
+                place.forwarder(influxdb::InfluxDb::open(options)?, registry)?
+            }
+        };
+        let (required, when_full) = (configured.required, configured.when_full);
+        sinks.push(Opened { run, handle, required, when_full });
     }
-    Ok(sinks)
+    Ok(Sinks(sinks))
+}
+
+fn state(dir: &DataDir) -> PathBuf {
+    dir.path.join("sinks")
+}
+
+fn cursor_file(state: &Path, sink: &str) -> PathBuf {
+    state.join(format!("{sink}.cursor"))
+}
+
+/// What every forwarder is made of but its sink.
+struct Place<'a> {
+    config: &'a Config,
+    configured: &'a valid::Sink,
+    state: &'a Path,
+    range: LogRange,
+    log: &'a log::Shared,
+    accepted_total: &'a Arc<AtomicU64>,
+}
+
+impl Place<'_> {
+    fn forwarder<K: Sink>(&self, sink: K, registry: &Registry) -> anyhow::Result<(Run, Handle)> {
+        let sink = Arc::new(sink);
+        let name = &self.configured.name;
+        let start = Start::of(&*sink, &cursor_file(self.state, name), self.range)?;
+        self.accepted_total.fetch_max(start.accepted_total(), Ordering::AcqRel);
+        let rejected = rejected_file(self.state, name, start.position())?;
+        let (forwarder, handle) = Forwarder::new(Setup {
+            options: options(self.config, self.configured),
+            sink,
+            source: self.log.reader_at(start.next()),
+            start,
+            durable: self.log.watch_durable(),
+            accepted_total: Arc::clone(self.accepted_total),
+            rejected: Arc::new(rejected),
+            metrics: SinkMetrics::new(registry, name),
+        });
+        let run: Run = Box::new(|stop| Box::pin(forwarder.run(stop)));
+        Ok((run, handle))
+    }
 }
 
 fn options(config: &Config, sink: &valid::Sink) -> Options {
@@ -112,14 +200,9 @@ fn options(config: &Config, sink: &valid::Sink) -> Options {
     }
 }
 
-fn rejected_file(
-    state: &Path,
-    sink: &valid::Sink,
-    committed: Option<Position>,
-) -> anyhow::Result<RejectedFile> {
-    let path = state.join(format!("{}.refused.jsonl", sink.name));
-    RejectedFile::open(&path, committed.unwrap_or(Position::ZERO))
-        .with_context(|| format!("cannot open {}", path.display()))
+fn rejected_file(state: &Path, sink: &str, committed: Position) -> anyhow::Result<RejectedFile> {
+    let path = state.join(format!("{sink}.refused.jsonl"));
+    RejectedFile::open(&path, committed).with_context(|| format!("cannot open {}", path.display()))
 }
 
 impl Sinks {
@@ -130,10 +213,8 @@ impl Sinks {
         log: &log::Shared,
         tasks: &mut Tasks,
     ) -> watch::Receiver<Position> {
-        let required =
-            self.forwarders.iter().zip(&self.required).filter(|(_, required)| **required);
-        let mut cursors: Vec<_> =
-            required.map(|((_, handle), _)| handle.committed.clone()).collect();
+        let required = self.0.iter().filter(|sink| sink.required);
+        let mut cursors: Vec<_> = required.map(|sink| sink.handle.committed.clone()).collect();
         match (mode, cursors.len()) {
             (AckMode::Durable, _) | (AckMode::Stored, 0) => log.watch_durable(),
             (AckMode::Stored, 1) => cursors.remove(0),
@@ -147,13 +228,12 @@ impl Sinks {
 
     /// Every cursor, for retention.
     pub(crate) fn cursors(&self) -> Cursors {
-        Cursors(self.forwarders.iter().map(|(_, handle)| handle.committed.clone()).collect())
+        Cursors(self.0.iter().map(|sink| (sink.handle.clone(), sink.when_full)).collect())
     }
 
     /// The ledger as operators see it.
     pub(crate) fn ledger_source(&self, accepted_total: &Arc<AtomicU64>) -> LedgerSource {
-        let handles: Vec<Handle> =
-            self.forwarders.iter().map(|(_, handle)| handle.clone()).collect();
+        let handles: Vec<Handle> = self.0.iter().map(|sink| sink.handle.clone()).collect();
         let accepted_total = Arc::clone(accepted_total);
         Arc::new(move || {
             let ledgers: Vec<Ledger> =
@@ -172,12 +252,12 @@ impl Sinks {
     /// the gateway is not ready while it is.
     pub(crate) fn spawn(self, stop: &CancellationToken, readiness: &Readiness) -> Tasks {
         let mut tasks = Tasks::new();
-        for ((forwarder, handle), required) in self.forwarders.into_iter().zip(self.required) {
+        for Opened { run, handle, required, .. } in self.0 {
             let name = handle.name.to_string();
             let (stop, readiness) = (stop.clone(), readiness.clone());
             tasks.spawn("forwarder", async move {
                 let ended = tokio::select! {
-                    ended = forwarder.run(stop) => ended,
+                    ended = run(stop) => ended,
                     () = watch_status(handle.status, &readiness, required) => Ended::Pending,
                 };
                 if ended == Ended::Pending {

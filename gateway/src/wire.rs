@@ -9,7 +9,7 @@ use crate::{
     metrics::{LogMetrics, Registry},
     server,
     session::Patience,
-    sink::store,
+    sink::{influxdb, line_protocol::Dialect, store},
 };
 use anyhow::Context;
 use proto::message::Window;
@@ -45,14 +45,61 @@ pub(crate) fn log(config: &Config, dir: &DataDir, registry: &Registry) -> log::O
     }
 }
 
-/// What the log keeps although every sink has it.
-pub(crate) fn keep(config: &Config) -> log::retention::Keep {
-    log::retention::Keep { age: config.log.keep_for, bytes: config.log.keep_bytes }
+/// How much the log may hold.
+pub(crate) struct Room {
+    /// What is kept although every sink has it.
+    pub(crate) keep: log::retention::Keep,
+    max_bytes: u64,
+    /// Space that is freed before it is needed, because it is looked after only now and then and
+    /// freed by whole segments: two of them, or an eighth of the log.
+    spare_bytes: u64,
+}
+
+impl Room {
+    /// Bytes that have to be freed when the log has this size.
+    pub(crate) fn lacking(&self, size_bytes: u64) -> u64 {
+        (size_bytes + self.spare_bytes).saturating_sub(self.max_bytes)
+    }
+}
+
+/// Room of the log.
+pub(crate) fn room(config: &Config) -> Room {
+    let log = &config.log;
+    Room {
+        keep: log::retention::Keep { age: log.keep_for, bytes: log.keep_bytes },
+        max_bytes: log.max_bytes,
+        spare_bytes: (2 * log.segment_bytes).max(log.max_bytes / 8),
+    }
 }
 
 /// What batches are checked by.
 pub(crate) fn rules(config: &Config) -> Rules {
     Rules { limits: config.limits.message.clone(), max_age: config.limits.max_age }
+}
+
+/// Options of an InfluxDB.
+pub(crate) fn influxdb(name: &str, of: &valid::InfluxDb) -> influxdb::Options {
+    influxdb::Options {
+        name: name.to_owned(),
+        url: of.url.clone(),
+        org: of.org.clone(),
+        bucket: of.bucket.clone(),
+        token: match &of.token {
+            valid::StoreToken::None => influxdb::Token::None,
+            valid::StoreToken::File(path) => influxdb::Token::File(path.clone()),
+            valid::StoreToken::Text(token) => {
+                influxdb::Token::Text(String::from_utf8_lossy(token.expose()).into_owned())
+            }
+        },
+        ca_file: of.ca_file.clone(),
+        gzip: of.gzip,
+        timeout: of.timeout,
+        in_flight: of.in_flight,
+        dialect: match of.victoria_metrics {
+            true => Dialect::VictoriaMetrics,
+            false => Dialect::InfluxDb,
+        },
+    }
 }
 
 /// Options of an embedded store.

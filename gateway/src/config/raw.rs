@@ -57,8 +57,7 @@ impl Raw {
             if name == "store" {
                 sink.kind.get_or_insert(SinkType::Store);
             }
-            let when_full = if sink.required { WhenFull::Hold } else { WhenFull::Skip };
-            sink.when_full.get_or_insert(when_full);
+            sink.fill();
         }
         let realms = self.auth.jwt.iter_mut().map(|jwt| &mut jwt.realm);
         for realm in realms.chain(self.auth.client_ca.iter_mut().map(|ca| &mut ca.realm)) {
@@ -196,6 +195,7 @@ impl Default for Log {
 #[serde(rename_all = "lowercase")]
 pub(super) enum SinkType {
     Store,
+    InfluxDb,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
@@ -205,16 +205,46 @@ pub(super) enum WhenFull {
     Skip,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Dialect {
+    InfluxDb,
+    VictoriaMetrics,
+}
+
+/// The keys of all types; which of them a type has stands in `check/sinks.rs`.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Sink {
     #[serde(rename = "type")]
     pub(super) kind: Option<SinkType>,
     pub(super) enabled: bool,
-    pub(super) required: bool,
+    pub(super) required: Option<bool>,
     pub(super) when_full: Option<WhenFull>,
-    pub(super) path: PathBuf,
-    pub(super) keep_for: SpanOrOff,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) path: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) keep_for: Option<SpanOrOff>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) org: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) bucket: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) token_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) token_env: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) ca_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) gzip: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) timeout: Option<Span>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) in_flight: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) dialect: Option<Dialect>,
     pub(super) batch_readings: u32,
     pub(super) batch_bytes: Size,
     pub(super) batch_delay: Span,
@@ -225,14 +255,48 @@ impl Default for Sink {
         Self {
             kind: None,
             enabled: true,
-            required: true,
+            required: None,
             when_full: None,
-            path: "telemetry.db".into(),
-            keep_for: SpanOrOff(None),
+            path: None,
+            keep_for: None,
+            url: None,
+            org: None,
+            bucket: None,
+            token_file: None,
+            token_env: None,
+            ca_file: None,
+            gzip: None,
+            timeout: None,
+            in_flight: None,
+            dialect: None,
             batch_readings: 100_000,
             batch_bytes: Size(8 * MIB),
             batch_delay: Span(Duration::from_millis(500)),
         }
+    }
+}
+
+impl Sink {
+    /// Fills the defaults of its type.
+    fn fill(&mut self) {
+        match self.kind {
+            Some(SinkType::Store) => {
+                self.path.get_or_insert_with(|| "telemetry.db".into());
+                self.keep_for.get_or_insert(SpanOrOff(None));
+            }
+            Some(SinkType::InfluxDb) => {
+                self.org.get_or_insert_default();
+                self.bucket.get_or_insert_with(|| "telemetry".to_owned());
+                self.gzip.get_or_insert(false);
+                self.timeout.get_or_insert(seconds(30));
+                self.in_flight.get_or_insert(4);
+                self.dialect.get_or_insert(Dialect::InfluxDb);
+            }
+            None => {}
+        }
+        let required = *self.required.get_or_insert(self.kind == Some(SinkType::Store));
+        let when_full = if required { WhenFull::Hold } else { WhenFull::Skip };
+        self.when_full.get_or_insert(when_full);
     }
 }
 

@@ -33,6 +33,11 @@ impl Node {
         }
     }
 
+    /// Whether there is a value under a dotted path.
+    pub(super) fn has(&self, path: &str) -> bool {
+        path.split('.').try_fold(self, |node, segment| node.get(segment)).is_some()
+    }
+
     /// Where the value under a dotted path came from; if it is not there, the section of the file
     /// that it would stand in.
     pub(super) fn origin_of(&self, path: &str) -> Origin {

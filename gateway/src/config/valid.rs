@@ -186,6 +186,42 @@ pub enum SinkKind {
         /// Points older than this are deleted; `None` keeps them for ever.
         keep_for: Option<Duration>,
     },
+    /// InfluxDB, or what speaks its line protocol.
+    InfluxDb(InfluxDb),
+}
+
+/// A store that takes line protocol at `/api/v2/write`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InfluxDb {
+    /// `http://host:port` or `https://…`.
+    pub url: String,
+    /// The organisation.
+    pub org: String,
+    /// The bucket; `{realm}` stands for the realm of the device.
+    pub bucket: String,
+    /// Where the token is.
+    pub token: StoreToken,
+    /// CA certificates that vouch for the store, PEM; `None` for those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// Compresses what is sent.
+    pub gzip: bool,
+    /// An answer must be complete within this.
+    pub timeout: Duration,
+    /// Most requests under way at once.
+    pub in_flight: usize,
+    /// The store is VictoriaMetrics.
+    pub victoria_metrics: bool,
+}
+
+/// Where the token of a store is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreToken {
+    /// It asks for none.
+    None,
+    /// In this file.
+    File(PathBuf),
+    /// This one, from the environment.
+    Text(Secret),
 }
 
 /// `[admin]`

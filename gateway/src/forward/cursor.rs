@@ -148,6 +148,22 @@ impl CursorFile {
         Ok((file, Cursor { position, ledger }))
     }
 
+    /// Which log the file at `path` belongs to and where it stands; `None` if there is none that
+    /// can be read. For who asks before the log is open: [`CursorFile::open`] judges it later.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn peek(path: &Path) -> Result<Option<(Uuid, Position)>, CursorError> {
+        let bytes = match fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(CursorError::Io { path: path.to_owned(), source }),
+        };
+        let content = checked(&bytes).and_then(|body| serde_json::from_slice::<Content>(body).ok());
+        let known = content.filter(|of| of.version <= VERSION);
+        Ok(known.and_then(|of| Some((of.log.parse().ok()?, of.position))))
+    }
+
     /// Makes a new position durable. Blocks for two syncs.
     ///
     /// # Errors

@@ -14,6 +14,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// How often a destination is tried that waits for a person.
+const PROBE_EVERY: Duration = Duration::from_secs(60);
+
 /// What became of a batch.
 #[derive(Debug)]
 pub(super) enum Delivered {
@@ -49,6 +52,8 @@ pub(super) struct Delivery<K> {
 struct Again {
     after: Option<Duration>,
     why: String,
+    /// A person has to do something.
+    blocked: bool,
 }
 
 impl<K: Sink> Delivery<K> {
@@ -59,9 +64,9 @@ impl<K: Sink> Delivery<K> {
         stop: &CancellationToken,
     ) -> Delivered {
         let mut failures = 0;
-        let mut quarantined = None;
+        let mut outcome = None;
         loop {
-            if quarantined.is_none() {
+            if outcome.is_none() {
                 // A destination without a cursor has nothing to do for a batch without points.
                 let empty = batch.records.is_empty() && self.file.is_some();
                 let result = if empty { Ok(()) } else { self.write(&batch).await };
@@ -72,14 +77,14 @@ impl<K: Sink> Delivery<K> {
                                 .to_owned(),
                         );
                     }
-                    Ok(()) => quarantined = Some(Vec::new()),
+                    Ok(()) => outcome = Some((Vec::new(), 0)),
                     Err(SinkError::Fatal(why)) => return Delivered::Fatal(why),
                     Err(SinkError::Undecodable(error)) => match without(&mut batch, &error) {
                         Ok(()) => continue,
                         Err(why) => return Delivered::Fatal(why),
                     },
-                    Err(SinkError::Reject { points }) if self.file.is_some() => {
-                        quarantined = Some(points);
+                    Err(SinkError::Reject { points, unsupported }) if self.file.is_some() => {
+                        outcome = Some((points, unsupported));
                     }
                     Err(SinkError::Reject { .. }) => {
                         return Delivered::Fatal(
@@ -89,16 +94,24 @@ impl<K: Sink> Delivery<K> {
                     }
                     Err(SinkError::Retry { after, why }) => {
                         failures += 1;
-                        if let Some(end) =
-                            self.pause(failures, Again { after, why }, &batch, stop).await
-                        {
+                        let again = Again { after, why, blocked: false };
+                        if let Some(end) = self.pause(failures, again, &batch, stop).await {
+                            return end;
+                        }
+                        continue;
+                    }
+                    Err(SinkError::Blocked { why }) => {
+                        failures += 1;
+                        let again = Again { after: Some(PROBE_EVERY), why, blocked: true };
+                        if let Some(end) = self.pause(failures, again, &batch, stop).await {
                             return end;
                         }
                         continue;
                     }
                 }
             }
-            match self.confirm(&batch, quarantined.as_deref().unwrap_or_default()).await {
+            let (points, unsupported) = outcome.as_ref().map_or((&[][..], 0), |(p, n)| (p, *n));
+            match self.confirm(&batch, points, unsupported).await {
                 Ok(()) => {
                     self.recovered();
                     return Delivered::Confirmed;
@@ -106,7 +119,7 @@ impl<K: Sink> Delivery<K> {
                 Err(error) => {
                     failures += 1;
                     let why = format!("the cursor or a refused reading cannot be kept: {error}");
-                    let again = Again { after: None, why };
+                    let again = Again { after: None, why, blocked: false };
                     if let Some(end) = self.pause(failures, again, &batch, stop).await {
                         return end;
                     }
@@ -137,10 +150,16 @@ impl<K: Sink> Delivery<K> {
         batch: &Batch,
         stop: &CancellationToken,
     ) -> Option<Delivered> {
-        let Again { after, why } = again;
+        let Again { after, why, blocked } = again;
         let pause = self.backoff.pause(failures, after);
         self.metrics.retries.increment(1);
-        if failures == 1 {
+        let said = matches!(&*self.status.borrow(), Status::Retrying { why: of } if *of == why);
+        if blocked && !said {
+            tracing::error!(
+                sink = %self.name, %why,
+                "the sink waits for a person; it is tried every minute, the log keeps its readings",
+            );
+        } else if failures == 1 && !blocked {
             tracing::warn!(sink = %self.name, %why, "a write failed, it is tried again");
         } else {
             tracing::debug!(sink = %self.name, %why, failures, ?pause, "a write failed again");
@@ -167,14 +186,20 @@ impl<K: Sink> Delivery<K> {
     }
 
     /// Makes the refused readings and the cursor durable, then publishes.
-    async fn confirm(&mut self, batch: &Batch, points: &[RejectedPoint]) -> io::Result<()> {
+    async fn confirm(
+        &mut self,
+        batch: &Batch,
+        points: &[RejectedPoint],
+        unsupported: u64,
+    ) -> io::Result<()> {
         let mut cursor = self.cursor;
         cursor.position = batch.last;
         match &self.file {
             None => cursor.ledger = self.sink.ledger().unwrap_or_default(),
             Some(file) => {
                 let rejected = describe(batch, points);
-                batch.enter(&mut cursor.ledger, rejected.len() as u64, Dropped::default());
+                let dropped = Dropped { unsupported, ..Dropped::default() };
+                batch.enter(&mut cursor.ledger, rejected.len() as u64, dropped);
                 let (file, handler) = (Arc::clone(file), Arc::clone(&self.rejected));
                 let keep = task::spawn_blocking(move || {
                     if !rejected.is_empty() {

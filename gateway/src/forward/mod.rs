@@ -132,6 +132,11 @@ impl Start {
         Ok(Self { cursor, file: Some(file) })
     }
 
+    /// Everything up to here is done with.
+    pub fn position(&self) -> Position {
+        self.cursor.position
+    }
+
     /// Accepted readings in the log up to where the sink stands, as it remembers.
     pub fn accepted_total(&self) -> u64 {
         self.cursor.ledger.accepted_total

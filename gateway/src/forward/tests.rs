@@ -117,6 +117,8 @@ impl MemoryLog {
 enum Step {
     Retry(Option<Duration>),
     Reject(Vec<PointId>),
+    Unsupported(u64),
+    Blocked,
     Fatal,
     Hang,
 }
@@ -149,7 +151,16 @@ impl Sink for Scripted {
                 points.retain(|id| !ids.contains(id));
                 self.stored.lock().unwrap().extend(points);
                 let reject = |id| RejectedPoint { id, reason: "type conflict".to_owned() };
-                return Err(SinkError::Reject { points: ids.into_iter().map(reject).collect() });
+                let points = ids.into_iter().map(reject).collect();
+                return Err(SinkError::Reject { points, unsupported: 0 });
+            }
+            Some(Step::Unsupported(unsupported)) => {
+                let unheld = usize::try_from(unsupported).unwrap();
+                self.stored.lock().unwrap().extend(points.split_off(unheld));
+                return Err(SinkError::Reject { points: Vec::new(), unsupported });
+            }
+            Some(Step::Blocked) => {
+                return Err(SinkError::Blocked { why: "no such bucket".to_owned() });
             }
             Some(Step::Fatal) => return Err(SinkError::Fatal("drop the bucket".to_owned())),
             Some(Step::Hang) => std::future::pending().await,
@@ -313,6 +324,30 @@ async fn what_the_destination_refuses_is_kept_before_the_cursor_passes_it() {
     assert_eq!((kept[0].position, kept[0].index, &*kept[0].reason), (1, 2, "type conflict"));
     assert_eq!(kept[0].fields["x"], 2.0);
     assert_eq!((kept[1].position, kept[1].index, &*kept[1].device), (2, 0, "d"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_destination_cannot_hold_is_counted_as_dropped() {
+    let rig = Rig::new([Step::Unsupported(2)]);
+    let (handle, _task) = rig.start();
+    rig.append(&[3, 2]);
+    reach(&handle, 2).await;
+    let ledger = *handle.ledger.borrow();
+    assert_eq!((ledger.stored, ledger.quarantined, ledger.dropped.unsupported), (3, 0, 2));
+    assert!(balanced(&ledger), "{ledger:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_waits_for_a_person_is_tried_every_minute() {
+    let rig = Rig::new((0..5).map(|_| Step::Blocked));
+    let (handle, _task) = rig.start();
+    rig.append(&[2]);
+    reach(&handle, 1).await;
+    let times: Vec<_> = rig.sink.attempts.lock().unwrap().iter().map(|of| of.0).collect();
+    let pauses: Vec<_> = times.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
+    assert_eq!(pauses, [60; 5]);
+    assert_eq!(*handle.status.borrow(), Status::Running);
+    assert_eq!(rig.stored().len(), 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,6 +3,8 @@
 //! A sink owns the conversation with its destination and nothing else: retry, back-off, cursors and
 //! the isolation of poison live once, in `forward`. A sink knows no log.
 
+pub mod influxdb;
+pub mod line_protocol;
 pub mod store;
 
 use crate::record::{Dropped, Envelope, EnvelopeError, Ledger, Point, PointId, Points, Position};
@@ -90,12 +92,24 @@ pub enum SinkError {
         /// What happened, for a person.
         why: String,
     },
-    /// These points were refused for good; all others of the batch are stored. Not for a
-    /// destination that keeps its own cursor.
-    #[error("{} points refused, the first: {}", points.len(), points.first().map_or("", |p| &p.reason))]
+    /// Nothing is known to be stored, and nothing will be until a person does something at the
+    /// destination or with its credential; it is tried again from time to time.
+    #[error("{why}")]
+    Blocked {
+        /// What happened and what to do, for a person.
+        why: String,
+    },
+    /// These points are not at the destination and never will be; all others of the batch are.
+    /// Not for a destination that keeps its own cursor.
+    #[error(
+        "{} points refused, the first: {}; {unsupported} that it cannot hold",
+        points.len(), points.first().map_or("", |p| &p.reason)
+    )]
     Reject {
-        /// Which, and why.
+        /// Which it refused, and why.
         points: Vec<RejectedPoint>,
+        /// How many besides it cannot hold; they are counted as dropped.
+        unsupported: u64,
     },
     /// A record does not decode as it did when it was accepted; nothing of the batch is stored.
     #[error("{0}")]

@@ -1,11 +1,12 @@
 //! `[sinks.NAME]`, and what `ack` promises about them.
 
-use super::{Invalid, duration, name, within};
+use super::{Invalid, duration, name, pem, read, within};
 use crate::config::{
     raw,
-    valid::{AckMode, Batch, Sink, SinkKind, WhenFull},
+    units::Span,
+    valid::{AckMode, Batch, InfluxDb, Secret, Sink, SinkKind, StoreToken, WhenFull},
 };
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 /// The enabled sinks.
 pub(super) fn sinks(raw: &raw::Raw) -> Result<Vec<Sink>, Invalid> {
@@ -23,11 +24,12 @@ pub(super) fn sinks(raw: &raw::Raw) -> Result<Vec<Sink>, Invalid> {
             continue;
         }
         let sink = one(raw, sink_name, sink, kind)?;
-        if let Some(other) = sinks.iter().find(|other| same_destination(&other.kind, &sink.kind)) {
-            return Err(Invalid::new(
-                format!("{at}.path"),
-                format!("is the file of the sink \"{}\", too: name another", other.name),
-            ));
+        for other in &sinks {
+            if let Some((key, what)) = same_destination(&other.kind, &sink.kind) {
+                let message =
+                    format!("is the {what} of the sink \"{}\", too: name another", other.name);
+                return Err(Invalid::new(format!("{at}.{key}"), message));
+            }
         }
         sinks.push(sink);
     }
@@ -47,9 +49,19 @@ pub(super) fn sinks(raw: &raw::Raw) -> Result<Vec<Sink>, Invalid> {
     Ok(sinks)
 }
 
-fn same_destination(a: &SinkKind, b: &SinkKind) -> bool {
-    let (SinkKind::Store { path: a, .. }, SinkKind::Store { path: b, .. }) = (a, b);
-    a == b
+/// The key that makes two sinks one, and what it names.
+fn same_destination(a: &SinkKind, b: &SinkKind) -> Option<(&'static str, &'static str)> {
+    match (a, b) {
+        (SinkKind::Store { path: a, .. }, SinkKind::Store { path: b, .. }) if a == b => {
+            Some(("path", "file"))
+        }
+        (SinkKind::InfluxDb(a), SinkKind::InfluxDb(b))
+            if (&a.url, &a.org, &a.bucket) == (&b.url, &b.org, &b.bucket) =>
+        {
+            Some(("bucket", "destination"))
+        }
+        _ => None,
+    }
 }
 
 fn one(
@@ -63,16 +75,15 @@ fn one(
         Some(raw::WhenFull::Skip) => WhenFull::Skip,
         Some(raw::WhenFull::Hold) | None => WhenFull::Hold,
     };
-    if raw.ack == AckMode::Stored && sink.required && when_full == WhenFull::Skip {
+    let required = sink.required.unwrap_or(kind == raw::SinkType::Store);
+    if raw.ack == AckMode::Stored && required && when_full == WhenFull::Skip {
         return Err(Invalid::new(
             at("when_full"),
             "is \"skip\" while the sink is required and ack = \"stored\": an ack would promise \
              what may be skipped; set it to \"hold\", or required = false",
         ));
     }
-    if sink.path.as_os_str().is_empty() {
-        return Err(Invalid::new(at("path"), "must name a file"));
-    }
+    only_its_keys(sink, kind, &at)?;
     let batch = Batch {
         readings: within(&at("batch_readings"), sink.batch_readings.into(), 1..=10_000_000)?,
         bytes: within(&at("batch_bytes"), sink.batch_bytes.0, 1024..=1 << 30)?,
@@ -85,8 +96,112 @@ fn one(
     };
     let kind = match kind {
         raw::SinkType::Store => {
-            SinkKind::Store { path: raw.data_dir.join(&sink.path), keep_for: sink.keep_for.0 }
+            let path = sink.path.clone().unwrap_or_default();
+            if path.as_os_str().is_empty() {
+                return Err(Invalid::new(at("path"), "must name a file"));
+            }
+            let keep_for = sink.keep_for.as_ref().and_then(|span| span.0);
+            SinkKind::Store { path: raw.data_dir.join(path), keep_for }
         }
+        raw::SinkType::InfluxDb => SinkKind::InfluxDb(influxdb(sink, &at)?),
     };
-    Ok(Sink { name: sink_name.to_owned(), required: sink.required, when_full, batch, kind })
+    Ok(Sink { name: sink_name.to_owned(), required, when_full, batch, kind })
+}
+
+/// A key of another type would be without effect, and whoever wrote it expects one.
+fn only_its_keys(
+    sink: &raw::Sink,
+    kind: raw::SinkType,
+    at: &impl Fn(&str) -> String,
+) -> Result<(), Invalid> {
+    use raw::SinkType::{InfluxDb, Store};
+    let given = [
+        ("path", Store, sink.path.is_some()),
+        ("keep_for", Store, sink.keep_for.is_some()),
+        ("url", InfluxDb, sink.url.is_some()),
+        ("org", InfluxDb, sink.org.is_some()),
+        ("bucket", InfluxDb, sink.bucket.is_some()),
+        ("token_file", InfluxDb, sink.token_file.is_some()),
+        ("token_env", InfluxDb, sink.token_env.is_some()),
+        ("ca_file", InfluxDb, sink.ca_file.is_some()),
+        ("gzip", InfluxDb, sink.gzip.is_some()),
+        ("timeout", InfluxDb, sink.timeout.is_some()),
+        ("in_flight", InfluxDb, sink.in_flight.is_some()),
+        ("dialect", InfluxDb, sink.dialect.is_some()),
+    ];
+    match given.iter().find(|(_, of, given)| *given && *of != kind) {
+        None => Ok(()),
+        Some((key, of, _)) => {
+            let of = if *of == Store { "store" } else { "influxdb" };
+            Err(Invalid::new(at(key), format!("is a key of sinks of type \"{of}\": remove it")))
+        }
+    }
+}
+
+fn influxdb(sink: &raw::Sink, at: &impl Fn(&str) -> String) -> Result<InfluxDb, Invalid> {
+    let Some(url) = sink.url.clone() else {
+        return Err(Invalid::new(
+            at("url"),
+            "is missing: say where the store is, for example \"http://localhost:8086\"",
+        ));
+    };
+    let authority = url.strip_prefix("https://").or(url.strip_prefix("http://"));
+    let host = authority.map(|rest| rest.split('/').next().unwrap_or_default());
+    if host.is_none_or(|host| host.is_empty() || host.contains('@')) || url.contains(['?', '#']) {
+        return Err(Invalid::new(
+            at("url"),
+            format!("must be of the form \"http://host:port\" or \"https://host\", not {url:?}"),
+        ));
+    }
+    let bucket = sink.bucket.clone().unwrap_or_default();
+    let fixed = bucket.replace("{realm}", "");
+    if bucket.is_empty() || fixed.contains(['{', '}']) {
+        return Err(Invalid::new(
+            at("bucket"),
+            format!("must name a bucket, with {{realm}} as its only variable, not {bucket:?}"),
+        ));
+    }
+    if let Some(file) = &sink.ca_file {
+        pem(&at("ca_file"), file, &["CERTIFICATE"])?;
+    }
+    let timeout = sink.timeout.unwrap_or(Span(Duration::from_secs(30)));
+    let (shortest, longest) = (Duration::from_millis(100), Duration::from_secs(3600));
+    let in_flight = within(&at("in_flight"), sink.in_flight.unwrap_or(1).into(), 1..=64)?;
+    Ok(InfluxDb {
+        url,
+        org: sink.org.clone().unwrap_or_default(),
+        bucket,
+        token: token(sink, at)?,
+        ca_file: sink.ca_file.clone(),
+        gzip: sink.gzip.unwrap_or(false),
+        timeout: duration(&at("timeout"), timeout, shortest, longest)?,
+        in_flight: usize::try_from(in_flight).unwrap_or(1),
+        victoria_metrics: sink.dialect == Some(raw::Dialect::VictoriaMetrics),
+    })
+}
+
+fn token(sink: &raw::Sink, at: &impl Fn(&str) -> String) -> Result<StoreToken, Invalid> {
+    let visible = |token: &str| !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
+    match (&sink.token_file, &sink.token_env) {
+        (None, None) => Ok(StoreToken::None),
+        (Some(_), Some(_)) => Err(Invalid::new(
+            at("token_env"),
+            "is set together with \"token_file\": there is one token, keep one of them",
+        )),
+        (Some(file), None) => {
+            if !visible(read(&at("token_file"), file)?.trim()) {
+                let what = "which must hold one line of visible ASCII characters";
+                let message = format!("names {}, {what}", file.display());
+                return Err(Invalid::new(at("token_file"), message));
+            }
+            Ok(StoreToken::File(PathBuf::clone(file)))
+        }
+        (None, Some(variable)) => match std::env::var(variable) {
+            Ok(token) if visible(token.trim()) => Ok(StoreToken::Text(Secret::new(token.trim()))),
+            _ => Err(Invalid::new(
+                at("token_env"),
+                format!("names the environment variable {variable:?}, which holds no token"),
+            )),
+        },
+    }
 }

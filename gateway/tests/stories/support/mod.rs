@@ -2,6 +2,8 @@
 //! around it.
 
 pub mod device;
+pub mod scripted;
+pub mod servers;
 pub mod store;
 
 use std::{
@@ -44,6 +46,13 @@ impl Home {
 
     pub fn store(&self) -> PathBuf {
         self.data().join("telemetry.db")
+    }
+
+    /// What a sink refused, as it is kept.
+    pub fn refused(&self, sink: &str) -> Vec<serde_json::Value> {
+        let file = self.data().join("sinks").join(format!("{sink}.refused.jsonl"));
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// `gateway` with this home's data directory and free ports; `config` is TOML.
@@ -235,16 +244,23 @@ fn port_of(url: &str) -> u16 {
 }
 
 fn http_get(port: u16, path: &str) -> (u16, String) {
+    http(port, "GET", path, "").unwrap()
+}
+
+/// A request of its own connection: status and body. HTTP 1.0, so that bodies come whole.
+pub fn http(port: u16, method: &str, path: &str, body: &str) -> std::io::Result<(u16, String)> {
     use std::io::{Read, Write};
-    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     let host = format!("localhost:{port}");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
+    let length = body.len();
+    let head = format!("{method} {path} HTTP/1.0\r\nHost: {host}\r\nContent-Length: {length}");
+    stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes())?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, body.to_owned())
+    Ok((status, body.to_owned()))
 }
 
 /// Waits until `done` says so.

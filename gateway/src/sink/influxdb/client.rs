@@ -1,0 +1,324 @@
+//! Requests to the store over connections that are kept.
+//!
+//! A connection is driven by the request that uses it and rests between requests, so nothing runs
+//! in the background. One that the store has closed meanwhile is replaced without a word; writes
+//! may be repeated, so a request that a resting connection failed is sent once more on a new one.
+
+use super::{
+    OpenError, Options, Token,
+    answer::{Verdict, judge},
+};
+use bytes::{Bytes, BytesMut};
+use flate2::{Compression, write::GzEncoder};
+use futures_util::future::{Either, select};
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    HeaderMap, Request, StatusCode, Uri,
+    body::Incoming,
+    client::conn::http1,
+    header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderValue},
+};
+use hyper_util::rt::TokioIo;
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
+use std::{
+    fs,
+    io::Write,
+    path::Path,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, PoisonError},
+    task::Poll,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    task,
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+
+/// Most bytes of an answer that are read; a store may repeat every line that it refuses.
+const MAX_ANSWER_BYTES: usize = 64 << 10;
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+type Body = Full<Bytes>;
+type Driver = http1::Connection<TokioIo<Box<dyn Stream>>, Body>;
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+struct Connection {
+    sender: http1::SendRequest<Body>,
+    driver: Pin<Box<Driver>>,
+}
+
+/// Writes to one store.
+pub(super) struct Client {
+    options: Options,
+    host: String,
+    port: u16,
+    /// `Host:` of requests.
+    authority: HeaderValue,
+    /// What stands before the bucket.
+    target: String,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    authorization: Mutex<Option<HeaderValue>>,
+    /// Connections that rest; never more than lanes.
+    resting: Mutex<Vec<Connection>>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Client({}:{})", self.host, self.port)
+    }
+}
+
+impl Client {
+    pub(super) fn new(options: Options) -> Result<Self, OpenError> {
+        let (sink, url) = (options.name.clone(), options.url.clone());
+        let wrong = || OpenError::Url { sink: sink.clone(), url: url.clone() };
+        let uri: Uri = options.url.parse().map_err(|_| wrong())?;
+        let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+            return Err(wrong());
+        };
+        if uri.query().is_some() || authority.as_str().contains('@') {
+            return Err(wrong());
+        }
+        let host = authority.host().trim_matches(['[', ']']).to_owned();
+        let (tls, port) = match scheme {
+            "http" => (None, 80),
+            "https" => {
+                let name = ServerName::try_from(host.clone()).map_err(|_| wrong())?;
+                (Some((connector(&options)?, name)), 443)
+            }
+            _ => return Err(wrong()),
+        };
+        let path = uri.path().trim_end_matches('/');
+        let query = form_urlencoded::Serializer::new(String::new())
+            .append_pair("org", &options.org)
+            .append_pair("precision", "ns")
+            .finish();
+        let authorization = Mutex::new(authorization(&options)?);
+        Ok(Self {
+            host,
+            port: authority.port_u16().unwrap_or(port),
+            authority: HeaderValue::from_str(authority.as_str()).map_err(|_| wrong())?,
+            target: format!("{path}/api/v2/write?{query}"),
+            tls,
+            authorization,
+            resting: Mutex::default(),
+            options,
+        })
+    }
+
+    /// Sends lines to a bucket.
+    pub(super) async fn write(&self, bucket: &str, lines: Bytes) -> Verdict {
+        let body = match self.options.gzip {
+            false => lines,
+            true => match task::spawn_blocking(move || compressed(&lines)).await {
+                Ok(Ok(body)) => body,
+                Ok(Err(error)) => return again(format!("compressing has failed: {error}")),
+                Err(error) => return again(format!("compressing has failed: {error}")),
+            },
+        };
+        match timeout(self.options.timeout, self.exchange(bucket, body)).await {
+            Ok(Ok((status, headers, body))) => {
+                if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
+                    self.read_token_again();
+                }
+                judge(status, &headers, &body)
+            }
+            Ok(Err(error)) => again(format!("{}: {}", self.whom(), causes(&*error))),
+            Err(_) => {
+                let within = self.options.timeout;
+                again(format!("{} did not answer within {within:?}", self.whom()))
+            }
+        }
+    }
+
+    fn whom(&self) -> String {
+        format!("the store at {}", self.authority.to_str().unwrap_or(&self.host))
+    }
+
+    async fn exchange(
+        &self,
+        bucket: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, HeaderMap, Bytes), Failure> {
+        if let Some(connection) = self.rested().await {
+            // Nothing has to be said about a connection that was closed while it rested.
+            if let Ok(answer) = self.on(connection, bucket, body.clone()).await {
+                return Ok(answer);
+            }
+        }
+        self.on(self.connect().await?, bucket, body).await
+    }
+
+    /// A resting connection that is still open.
+    async fn rested(&self) -> Option<Connection> {
+        loop {
+            let mut connection =
+                self.resting.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+            let ended = std::future::poll_fn(|context| {
+                Poll::Ready(connection.driver.as_mut().poll(context).is_ready())
+            });
+            if !ended.await && !connection.sender.is_closed() {
+                return Some(connection);
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Connection, Failure> {
+        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        tcp.set_nodelay(true)?;
+        let stream: Box<dyn Stream> = match &self.tls {
+            None => Box::new(tcp),
+            Some((connector, name)) => Box::new(connector.connect(name.clone(), tcp).await?),
+        };
+        let (sender, driver) = http1::handshake(TokioIo::new(stream)).await?;
+        Ok(Connection { sender, driver: Box::pin(driver) })
+    }
+
+    /// Sends a request and takes the whole answer; keeps the connection if it can be used again.
+    async fn on(
+        &self,
+        connection: Connection,
+        bucket: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, HeaderMap, Bytes), Failure> {
+        let Connection { mut sender, mut driver } = connection;
+        let request = self.request(bucket, body)?;
+        let (answer, open) = {
+            let exchange = pin!(async {
+                let (head, body) = sender.send_request(request).await?.into_parts();
+                let (body, whole) = beginning(body).await?;
+                Ok::<_, Failure>(((head.status, head.headers, body), whole))
+            });
+            match select(exchange, driver.as_mut()).await {
+                Either::Left((answer, _)) => answer?,
+                // The store closes: what it said is there all the same.
+                Either::Right((_, exchange)) => (exchange.await?.0, false),
+            }
+        };
+        if open {
+            let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+            if resting.len() < self.options.in_flight {
+                resting.push(Connection { sender, driver });
+            }
+        }
+        Ok(answer)
+    }
+
+    fn request(&self, bucket: &str, body: Bytes) -> Result<Request<Body>, hyper::http::Error> {
+        let bucket: String = form_urlencoded::byte_serialize(bucket.as_bytes()).collect();
+        let target = format!("{}&bucket={bucket}", self.target);
+        let mut request = Request::post(target)
+            .header(HOST, self.authority.clone())
+            .header(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        if self.options.gzip {
+            request = request.header(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        let authorization = self.authorization.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(authorization) = &*authorization {
+            request = request.header(AUTHORIZATION, authorization.clone());
+        }
+        request.body(Full::new(body))
+    }
+
+    /// A token that was replaced in its file is good for the next attempt.
+    fn read_token_again(&self) {
+        if let Ok(new) = authorization(&self.options) {
+            *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = new;
+        }
+    }
+}
+
+/// The beginning of an answer, and whether it is the whole.
+async fn beginning(mut body: Incoming) -> Result<(Bytes, bool), hyper::Error> {
+    let mut read = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            read.extend_from_slice(&data);
+        }
+        if read.len() > MAX_ANSWER_BYTES {
+            return Ok((read.freeze(), false));
+        }
+    }
+    Ok((read.freeze(), true))
+}
+
+fn again(why: String) -> Verdict {
+    Verdict::Again { after: None, why }
+}
+
+/// An error with its causes.
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+fn compressed(lines: &[u8]) -> std::io::Result<Bytes> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(lines.len() / 4), Compression::fast());
+    encoder.write_all(lines)?;
+    encoder.finish().map(Bytes::from)
+}
+
+fn authorization(options: &Options) -> Result<Option<HeaderValue>, OpenError> {
+    let wrong = |why: String| OpenError::Token { sink: options.name.clone(), why };
+    let token = match &options.token {
+        Token::None => return Ok(None),
+        Token::Text(token) => token.clone(),
+        Token::File(path) => fs::read_to_string(path)
+            .map_err(|error| wrong(format!("cannot read {}: {error}", path.display())))?,
+    };
+    let mut value = HeaderValue::try_from(format!("Token {}", token.trim()))
+        .map_err(|_| wrong("it holds characters that no token has".to_owned()))?;
+    value.set_sensitive(true);
+    Ok(Some(value))
+}
+
+fn connector(options: &Options) -> Result<TlsConnector, OpenError> {
+    let mut roots = RootCertStore::empty();
+    match &options.ca_file {
+        Some(path) => add_from(path, &mut roots).map_err(|why| OpenError::Ca {
+            sink: options.name.clone(),
+            path: path.clone(),
+            why,
+        })?,
+        None => {
+            let found = rustls_native_certs::load_native_certs();
+            for error in &found.errors {
+                tracing::warn!(%error, "a CA certificate of the system cannot be read");
+            }
+            roots.add_parsable_certificates(found.certs);
+        }
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| OpenError::Ca {
+            sink: options.name.clone(),
+            path: options.ca_file.clone().unwrap_or_default(),
+            why: error.to_string(),
+        })?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+fn add_from(path: &Path, roots: &mut RootCertStore) -> Result<(), String> {
+    let mut certificates = 0;
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())? {
+        let certificate = certificate.map_err(|error| error.to_string())?;
+        roots.add(certificate).map_err(|error| error.to_string())?;
+        certificates += 1;
+    }
+    if certificates == 0 { Err("there are none in it".to_owned()) } else { Ok(()) }
+}
