@@ -3,7 +3,8 @@
 //! Holds floats, integers, booleans and strings as they are, and times to the nanosecond. A point
 //! written again takes the place of the first, so it cannot show that. A number in an answer does
 //! not say whether it is a float or an integer: the types come from the field keys, and each column
-//! is asked for with its type, since a field may have different ones at different times.
+//! is asked for with its type, since a field may have different ones at different times. Of a field
+//! that has been both float and integer, either passes.
 
 use super::http::{Client, Endpoint};
 use super::pace::Pace;
@@ -104,7 +105,7 @@ impl InfluxDb {
         ask(&mut self.client, &self.bucket, self.org.as_deref(), question)
     }
 
-    /// The second columns of what is shown of a measurement.
+    /// The keys of a measurement, each with what stands beside it.
     fn shown(&mut self, what: &str, measurement: &str) -> Result<Vec<Vec<String>>> {
         let mut rows = Vec::new();
         for series in self.ask(&format!("SHOW {what} KEYS FROM {}", name(measurement)))? {
