@@ -7,8 +7,8 @@ use crate::journal::Journal;
 use crate::plan::Plan;
 use crate::profile::Profile;
 use crate::run::{self, Credentials, Mode, Outcome, Report};
-use crate::verify;
-use anyhow::{Context, Result};
+use crate::verify::{self, Credential, Endpoint, InfluxDb, SqliteStore, VictoriaMetrics};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use std::fmt::{self, Display, Formatter};
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ enum Command {
     /// Connects devices, streams their readings, reports what was acknowledged.
     Run(Box<RunArgs>),
     /// Recomputes every reading of a run and compares it with what the store holds.
-    Verify(VerifyArgs),
+    Verify(Box<VerifyArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -106,9 +106,31 @@ struct RunArgs {
 
 #[derive(Debug, Args)]
 struct VerifyArgs {
-    /// The gateway's embedded store, such as data/telemetry.db.
-    #[arg(long, value_name = "FILE")]
-    store: PathBuf,
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// The bucket of --influx; in version 1 the database.
+    #[arg(long, alias = "database", requires = "influx")]
+    bucket: Option<String>,
+    /// The organisation of --influx, from version 2 on.
+    #[arg(long, requires = "influx")]
+    org: Option<String>,
+    /// A file with a token that may read.
+    #[arg(long, value_name = "FILE", conflicts_with = "store")]
+    token_file: Option<PathBuf>,
+    /// A user that may read.
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "password_file",
+        conflicts_with_all = ["store", "token_file"]
+    )]
+    user: Option<String>,
+    /// A file with the user's password.
+    #[arg(long, value_name = "FILE", requires = "user")]
+    password_file: Option<PathBuf>,
+    /// Certificate of the CA that vouches for the store (PEM) [default: those of the system].
+    #[arg(long, value_name = "FILE", conflicts_with = "store")]
+    ca: Option<PathBuf>,
     /// The journal that `run` wrote.
     #[arg(long, value_name = "FILE")]
     journal: PathBuf,
@@ -118,6 +140,21 @@ struct VerifyArgs {
     /// Longest wait for the store to catch up.
     #[arg(long, default_value = "30s", value_parser = duration)]
     settle: Duration,
+}
+
+/// Where to look.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct PlaceArgs {
+    /// The gateway's embedded store, such as data/telemetry.db.
+    #[arg(long, value_name = "FILE")]
+    store: Option<PathBuf>,
+    /// An InfluxDB, such as http://localhost:8086; with --bucket.
+    #[arg(long, value_name = "URL", requires = "bucket")]
+    influx: Option<String>,
+    /// A VictoriaMetrics, such as http://localhost:8428.
+    #[arg(long, value_name = "URL")]
+    victoriametrics: Option<String>,
 }
 
 fn outbox(text: &str) -> Result<u32, String> {
@@ -247,13 +284,35 @@ fn judge(report: &Report, expectations: &[Expectation]) -> Result<bool> {
 
 fn execute_verify(args: &VerifyArgs) -> Result<bool> {
     let journal = Journal::open(&args.journal)?;
-    let mut store = verify::SqliteStore::open(&args.store)?;
-    let report = verify::verify(&mut store, &journal, args.settle)?;
+    let mut store = open_store(args, &journal.plan)?;
+    let report = verify::verify(&mut *store, &journal, args.settle)?;
     if let Some(path) = &args.report {
         write_json(path, &report)?;
     }
     print!("{}", report.table());
     Ok(report.passed)
+}
+
+fn open_store(args: &VerifyArgs, plan: &Plan) -> Result<Box<dyn verify::Store>> {
+    let endpoint = |url: &str| Endpoint {
+        url: url.to_owned(),
+        ca: args.ca.clone(),
+        credential: match (&args.token_file, &args.user, &args.password_file) {
+            (Some(token), ..) => Credential::TokenFile(token.clone()),
+            (None, Some(user), Some(password)) => Credential::User(user.clone(), password.clone()),
+            _ => Credential::None,
+        },
+    };
+    let PlaceArgs { store, influx, victoriametrics } = &args.place;
+    Ok(match (store, influx, victoriametrics) {
+        (Some(path), ..) => Box::new(SqliteStore::open(path)?),
+        (_, Some(url), _) => {
+            let (bucket, org) = (args.bucket.as_deref().unwrap_or_default(), args.org.as_deref());
+            Box::new(InfluxDb::open(&endpoint(url), bucket, org, plan)?)
+        }
+        (.., Some(url)) => Box::new(VictoriaMetrics::open(&endpoint(url), plan)?),
+        (None, None, None) => bail!("give --store, --influx or --victoriametrics"),
+    })
 }
 
 fn nanos(duration: Duration) -> u64 {

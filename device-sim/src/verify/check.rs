@@ -1,70 +1,15 @@
 //! One device: what it must have stored against what is there, merged in the order of time.
 
+use super::counts::Counts;
 use super::report::Example;
-use super::store::{Row, Stored};
+use super::rows::{OwnedRow, same_json};
+use super::shared::Shared;
+use super::store::{Fidelity, Row};
 use crate::journal::Ledger;
 use crate::plan::Plan;
 use crate::profile::Fields;
 use proto::RawValue;
 use std::collections::BTreeMap;
-
-/// Most examples that are kept of each class.
-pub(super) const EXAMPLES: usize = 10;
-
-/// What was found so far, in readings.
-#[derive(Debug, Default)]
-pub(super) struct Counts {
-    pub(super) acked: u64,
-    pub(super) stored: u64,
-    pub(super) lost: u64,
-    pub(super) duplicated: u64,
-    pub(super) altered: u64,
-    pub(super) unexpected: u64,
-    pub(super) unacknowledged_present: u64,
-    pub(super) refused: u64,
-    /// Rows that were compared.
-    pub(super) rows: u64,
-    pub(super) examples: BTreeMap<&'static str, Vec<Example>>,
-    /// Time of the reading of a stranger that was counted last.
-    stranger_ns: Option<i64>,
-}
-
-impl Counts {
-    /// Different readings that are in the store.
-    pub(super) fn present(&self) -> u64 {
-        self.stored + self.altered + self.unexpected + self.unacknowledged_present
-    }
-
-    fn example(&mut self, class: &'static str, make: impl FnOnce() -> Example) {
-        let examples = self.examples.entry(class).or_default();
-        if examples.len() < EXAMPLES {
-            examples.push(make());
-        }
-    }
-
-    /// The rows of a device that the run does not have follow.
-    pub(super) fn begin_stranger(&mut self) {
-        self.stranger_ns = None;
-    }
-
-    /// A row of a device that the run does not have.
-    pub(super) fn stranger(&mut self, device: &str, row: Row<'_>) {
-        self.rows += 1;
-        if self.stranger_ns.replace(row.time_ns) != Some(row.time_ns) {
-            self.unexpected += 1;
-            self.example("unexpected", || {
-                let detail = format!("the run has no such device; {}", describe(&row));
-                Example {
-                    device: device.into(),
-                    seq: None,
-                    index: None,
-                    time_ns: row.time_ns,
-                    detail,
-                }
-            });
-        }
-    }
-}
 
 /// What may be in the store for one reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +36,7 @@ struct Expected {
 pub(super) struct DeviceCheck<'a> {
     plan: &'a Plan,
     ledger: &'a Ledger,
+    fidelity: Fidelity,
     id: &'a str,
     counts: &'a mut Counts,
     /// Tags as the store writes them.
@@ -107,30 +53,12 @@ pub(super) struct DeviceCheck<'a> {
     fields: Fields,
 }
 
-/// A row whose memory is reused.
-#[derive(Debug, Default)]
-struct OwnedRow {
-    measurement: String,
-    tags: String,
-    field: String,
-    text: String,
-    value: OwnedValue,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-enum OwnedValue {
-    Float(f64),
-    Int(i64),
-    Bool(bool),
-    #[default]
-    Text,
-}
-
 impl<'a> DeviceCheck<'a> {
     pub(super) fn new(
         plan: &'a Plan,
         ledger: &'a Ledger,
         complete: bool,
+        fidelity: Fidelity,
         id: &'a str,
         counts: &'a mut Counts,
     ) -> Self {
@@ -153,6 +81,7 @@ impl<'a> DeviceCheck<'a> {
         let mut check = Self {
             plan,
             ledger,
+            fidelity,
             id,
             counts,
             tags: serde_json::to_string(&tags).expect("a map of texts is JSON"),
@@ -196,11 +125,22 @@ impl<'a> DeviceCheck<'a> {
     }
 
     fn close_group(&mut self) {
-        while let Some(expected) = self.next.filter(|next| next.time_ns < self.group_ns) {
+        let (fidelity, group_ns) = (self.fidelity, self.group_ns);
+        let shown_ns = |next: &Expected| fidelity.time(next.time_ns);
+        while let Some(expected) = self.next.filter(|next| shown_ns(next) < group_ns) {
             self.missing(expected);
         }
-        match self.next.filter(|next| next.time_ns == self.group_ns) {
-            Some(expected) => self.compare(expected),
+        match self.next.filter(|next| shown_ns(next) == group_ns) {
+            Some(first) => {
+                // What of its batch was refused without a name, before the next batch begins.
+                let unnamed = self.unnamed;
+                self.advance(first);
+                if self.next.is_some_and(|next| shown_ns(&next) == group_ns) {
+                    self.compare_shared(first, unnamed);
+                } else {
+                    self.compare(first);
+                }
+            }
             None => {
                 let row = &self.group[0];
                 let detail = format!("no reading was sent for this time; {}", row.describe());
@@ -216,35 +156,68 @@ impl<'a> DeviceCheck<'a> {
         self.counts.example("unexpected", || example);
     }
 
+    fn altered(&mut self, expected: Expected, detail: String) {
+        self.counts.altered += 1;
+        let example = self.example(Some(expected), expected.time_ns, detail);
+        self.counts.example("altered", || example);
+    }
+
     fn missing(&mut self, expected: Expected) {
         if expected.due == Due::Acked {
             if self.unnamed > 0 {
                 self.unnamed -= 1;
+            } else if !self.is_held(expected) {
+                self.counts.not_shown += 1;
             } else {
-                self.counts.lost += 1;
-                let detail = "acknowledged, and not in the store".to_owned();
-                let example = self.example(Some(expected), expected.time_ns, detail);
-                self.counts.example("lost", || example);
+                self.lost(expected, "acknowledged, and not in the store");
             }
         }
         self.advance(expected);
     }
 
-    fn compare(&mut self, expected: Expected) {
-        let (device, Expected { seq, index, tick, .. }) = (self.ledger.device, expected);
+    fn lost(&mut self, expected: Expected, detail: &str) {
+        self.counts.lost += 1;
+        let example = self.example(Some(expected), expected.time_ns, detail.to_owned());
+        self.counts.example("lost", || example);
+    }
+
+    /// Whether the store can hold anything of a reading.
+    fn is_held(&mut self, expected: Expected) -> bool {
+        let fidelity = self.fidelity;
+        fidelity.strings
+            || self.with_fields(expected, |_, fields| {
+                fields.iter().any(|(_, value)| fidelity.holds(*value))
+            })
+    }
+
+    fn with_fields<T>(
+        &mut self,
+        expected: Expected,
+        then: impl FnOnce(&mut Self, &Fields) -> T,
+    ) -> T {
+        let Expected { seq, index, tick, .. } = expected;
         let mut fields = std::mem::take(&mut self.fields);
-        self.plan.fields(device, tick, seq, index, &mut fields);
-        let found = self.difference(&fields);
+        self.plan.fields(self.ledger.device, tick, seq, index, &mut fields);
+        let result = then(self, &fields);
         self.fields = fields;
+        result
+    }
+
+    fn compare(&mut self, expected: Expected) {
+        let found = self.with_fields(expected, |check, fields| {
+            let found = check.difference(fields);
+            if found.is_ok() {
+                check.count_fidelity(expected, fields);
+            }
+            found
+        });
         match (found, expected.due) {
             (_, Due::Refused) => {
                 let detail = "it was refused for good, and is in the store".to_owned();
                 self.unexpected(Some(expected), detail);
             }
             (Err(detail), _) => {
-                self.counts.altered += 1;
-                let example = self.example(Some(expected), expected.time_ns, detail);
-                self.counts.example("altered", || example);
+                self.altered(expected, detail);
             }
             (Ok(times), due) => {
                 match due {
@@ -259,7 +232,82 @@ impl<'a> DeviceCheck<'a> {
                 }
             }
         }
-        self.advance(expected);
+    }
+
+    /// Readings that the store cannot tell apart by their times, from the first on.
+    fn compare_shared(&mut self, first: Expected, mut unnamed: u32) {
+        let (mut shared, mut acked) = (Shared::default(), 0);
+        let mut next = Some(first);
+        while let Some(expected) = next {
+            let (refused, fidelity) = (expected.due == Due::Refused, self.fidelity);
+            let held = self.with_fields(expected, |check, fields| {
+                check.count_fidelity(expected, fields);
+                shared.add(fields, fidelity, refused)
+            });
+            match (expected.due, held) {
+                (Due::Acked, true) => acked += 1,
+                (Due::Acked, false) => self.counts.not_shown += 1,
+                _ => {}
+            }
+            next = self.next.filter(|next| self.fidelity.time(next.time_ns) == self.group_ns);
+            if let Some(next) = next {
+                unnamed = if next.index == 0 { unnamed + self.unnamed } else { unnamed };
+                self.advance(next);
+            }
+        }
+        let readings = shared.readings;
+        let rows = &self.group[..self.group_len];
+        let found = shared.compare(rows, self.plan.profile.measurement(), &self.tags);
+        let there = readings - found.missing;
+        let stored = there.min(acked);
+        self.counts.stored += stored;
+        self.counts.unacknowledged_present += there - stored;
+        self.counts.duplicated += found.doubled;
+        let mut missing = acked - stored;
+        if let Some(detail) = found.altered {
+            missing = missing.saturating_sub(1);
+            self.altered(first, detail);
+        }
+        if let Some(detail) = found.refused {
+            self.unexpected(Some(first), format!("{detail}, which was refused for good"));
+        }
+        let missing = missing - self.forgive(missing, unnamed);
+        if found.apart {
+            for _ in 0..missing {
+                self.lost(first, "acknowledged, and not among the readings of its time");
+            }
+        } else {
+            self.counts.not_shown += missing;
+        }
+    }
+
+    /// How many of the missing readings may have been refused without a name; `unnamed` were, in
+    /// the batches that had a part in the group.
+    fn forgive(&mut self, missing: u64, unnamed: u32) -> u64 {
+        let forgiven = missing.min(unnamed.into());
+        if self.next.is_some_and(|next| next.index > 0) {
+            // The rest of the last batch is still to come.
+            let earlier = u64::from(unnamed - self.unnamed);
+            let own = u32::try_from(forgiven.saturating_sub(earlier)).unwrap_or(u32::MAX);
+            self.unnamed = self.unnamed.saturating_sub(own);
+        }
+        forgiven
+    }
+
+    /// Counts what of a reading the store holds in part or not at all.
+    fn count_fidelity(&mut self, expected: Expected, fields: &Fields) {
+        let fidelity = self.fidelity;
+        if fidelity == Fidelity::FULL || expected.due == Due::Refused {
+            return;
+        }
+        let cut = fidelity.time(expected.time_ns) != expected.time_ns;
+        for (_, value) in fields {
+            if !fidelity.holds(*value) {
+                self.counts.values_not_held += 1;
+            } else if cut || (!fidelity.types && matches!(value, RawValue::Bool(_))) {
+                self.counts.values_reduced += 1;
+            }
+        }
     }
 
     /// How many times the rows of the group are the expected reading, or what differs.
@@ -273,12 +321,14 @@ impl<'a> DeviceCheck<'a> {
             if row.tags != self.tags && !same_json(&row.tags, &self.tags) {
                 return Err(format!("tags {}, sent {}", row.tags, self.tags));
             }
-            if !fields.iter().any(|(name, _)| *name == row.field) {
-                return Err(format!("{}, which was not sent", row.describe()));
+            match fields.iter().find(|(name, _)| *name == row.field) {
+                Some((_, sent)) if self.fidelity.holds(*sent) => {}
+                Some((_, sent)) => return Err(format!("{}, sent {sent:?}", row.describe())),
+                None => return Err(format!("{}, which was not sent", row.describe())),
             }
         }
         let mut times = 0;
-        for (name, sent) in fields {
+        for (name, sent) in fields.iter().filter(|(_, sent)| self.fidelity.holds(*sent)) {
             let mut of_field = 0;
             for row in rows.iter().filter(|row| row.field == *name) {
                 if !row.is(*sent) {
@@ -333,70 +383,4 @@ impl<'a> DeviceCheck<'a> {
             detail,
         }
     }
-}
-
-impl OwnedRow {
-    fn set(&mut self, row: &Row<'_>) {
-        for (to, from) in [
-            (&mut self.measurement, row.measurement),
-            (&mut self.tags, row.tags),
-            (&mut self.field, row.field),
-        ] {
-            if to != from {
-                to.clear();
-                to.push_str(from);
-            }
-        }
-        self.value = match row.value {
-            Stored::Float(x) => OwnedValue::Float(x),
-            Stored::Int(n) => OwnedValue::Int(n),
-            Stored::Bool(b) => OwnedValue::Bool(b),
-            Stored::Str(text) => {
-                self.text.clear();
-                self.text.push_str(text);
-                OwnedValue::Text
-            }
-        };
-    }
-
-    /// Whether it is the value that was sent: to the last bit, an integer as the float that the
-    /// gateway makes of it.
-    fn is(&self, sent: RawValue<'_>) -> bool {
-        match (self.value, sent) {
-            (OwnedValue::Float(stored), RawValue::Float(sent)) => {
-                stored.to_bits() == sent.to_bits()
-            }
-            #[expect(clippy::cast_precision_loss, reason = "profiles stay within ±2⁵³")]
-            (OwnedValue::Float(stored), RawValue::Int(sent)) => {
-                stored.to_bits() == (sent as f64).to_bits()
-            }
-            (OwnedValue::Int(stored), RawValue::Int(sent)) => stored == sent,
-            (OwnedValue::Bool(stored), RawValue::Bool(sent)) => stored == sent,
-            (OwnedValue::Text, RawValue::Str(sent)) => self.text == sent,
-            _ => false,
-        }
-    }
-
-    fn describe(&self) -> String {
-        let value = match self.value {
-            OwnedValue::Float(x) => Stored::Float(x),
-            OwnedValue::Int(n) => Stored::Int(n),
-            OwnedValue::Bool(b) => Stored::Bool(b),
-            OwnedValue::Text => Stored::Str(&self.text),
-        };
-        describe_value(&self.field, value)
-    }
-}
-
-fn describe(row: &Row<'_>) -> String {
-    describe_value(row.field, row.value)
-}
-
-fn describe_value(field: &str, value: Stored<'_>) -> String {
-    format!("stored {field} = {value:?}")
-}
-
-fn same_json(one: &str, other: &str) -> bool {
-    let parse = |text| serde_json::from_str::<serde_json::Value>(text).ok();
-    parse(one).is_some_and(|one| parse(other) == Some(one))
 }

@@ -5,17 +5,29 @@
 //! that was acknowledged is there or the time to settle is over.
 
 mod check;
+mod counts;
+mod http;
+mod influxdb;
+mod pace;
 mod report;
+mod rows;
+mod shared;
+mod slices;
 mod sqlite;
 mod store;
+mod victoria_metrics;
 
+pub use http::{Credential, Endpoint};
+pub use influxdb::InfluxDb;
 pub use report::{Example, Report};
 pub use sqlite::SqliteStore;
-pub use store::{Row, Store, Stored};
+pub use store::{Fidelity, Row, Store, Stored};
+pub use victoria_metrics::VictoriaMetrics;
 
 use crate::journal::Journal;
 use anyhow::Result;
-use check::{Counts, DeviceCheck};
+use check::DeviceCheck;
+use counts::Counts;
 use std::time::{Duration, Instant};
 
 /// From one look whether the store has moved to the next.
@@ -45,12 +57,14 @@ pub fn verify(store: &mut dyn Store, journal: &Journal, settle: Duration) -> Res
 fn pass(store: &mut dyn Store, journal: &Journal) -> Result<Counts> {
     let plan = &journal.plan;
     let (from_ns, to_ns) = plan.time_range_ns();
+    let fidelity = store.fidelity();
     store.begin(from_ns, to_ns)?;
     let mut counts = Counts::default();
     for ledger in journal.ledgers()? {
         let ledger = ledger?;
         let id = plan.device_id(ledger.device);
-        let mut check = DeviceCheck::new(plan, &ledger, journal.complete, &id, &mut counts);
+        let mut check =
+            DeviceCheck::new(plan, &ledger, journal.complete, fidelity, &id, &mut counts);
         store.rows(&id, &mut |row| check.row(row))?;
         check.finish();
     }

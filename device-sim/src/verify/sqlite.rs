@@ -4,7 +4,7 @@
 //! has few series, and within a bucket of time each of them is one seek. The view leaves that order
 //! to the planner, which may walk a whole bucket for each device. The ledger is in `cursor`.
 
-use super::store::{Row, Store, Stored};
+use super::store::{Fidelity, Row, Store, Stored};
 use anyhow::{Context, Result, bail};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, params};
@@ -105,6 +105,10 @@ impl SqliteStore {
 impl Store for SqliteStore {
     fn kind(&self) -> &'static str {
         "sqlite"
+    }
+
+    fn fidelity(&self) -> Fidelity {
+        Fidelity::FULL
     }
 
     fn progress(&mut self) -> Result<u64> {

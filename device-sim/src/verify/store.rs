@@ -1,6 +1,7 @@
 //! What the oracle asks of a store. One file per kind of store.
 
 use anyhow::Result;
+use proto::RawValue;
 
 /// A value as a store gives it back.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -11,6 +12,8 @@ pub enum Stored<'a> {
     Int(i64),
     /// Boolean.
     Bool(bool),
+    /// A number of a store, or at a place, that does not show the type: a boolean is 1 or 0.
+    Number(f64),
     /// Text.
     Str(&'a str),
 }
@@ -30,10 +33,39 @@ pub struct Row<'a> {
     pub value: Stored<'a>,
 }
 
+/// What a store can hold of a reading. What it cannot is not compared, and counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fidelity {
+    /// Times are multiples of so many nanoseconds; what is finer is cut off.
+    pub time_ns: i64,
+    /// Whether it tells a boolean from a number.
+    pub types: bool,
+    /// Whether it holds strings.
+    pub strings: bool,
+}
+
+impl Fidelity {
+    /// Every value as it is, to the nanosecond.
+    pub const FULL: Self = Self { time_ns: 1, types: true, strings: true };
+
+    /// A time as the store has it.
+    pub(super) fn time(self, time_ns: i64) -> i64 {
+        time_ns.div_euclid(self.time_ns) * self.time_ns
+    }
+
+    /// Whether the store can hold a value.
+    pub(super) fn holds(self, value: RawValue<'_>) -> bool {
+        self.strings || !matches!(value, RawValue::Str(_))
+    }
+}
+
 /// A store that can be read back.
 pub trait Store {
     /// What it is, for reports.
     fn kind(&self) -> &'static str;
+
+    /// What it can hold.
+    fn fidelity(&self) -> Fidelity;
 
     /// A number that changes when the store does. Cheap.
     ///

@@ -2,6 +2,9 @@
 //! whatever fault a test wants. It keeps what it admitted.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod http_store;
+pub mod readings;
+pub mod servers;
 pub mod store;
 
 use device_sim::plan::Plan;
