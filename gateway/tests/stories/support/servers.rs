@@ -92,6 +92,11 @@ impl Influx {
         self.server = None;
     }
 
+    /// The store itself, past the proxy.
+    pub fn direct_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
     /// The values of an InfluxQL query's first series, row by row.
     pub fn query(&self, database: &str, query: &str) -> Vec<Vec<serde_json::Value>> {
         let encode =
