@@ -62,12 +62,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         valid::Tls::Files { .. } => None,
     };
     let dir = data_dir::prepare(&config.data_dir, hosts)?;
-    let admin = Admin::bind(&config.admin).await?;
 
     let options = wire::log(&config, &dir, &registry);
     let files = Arc::new(log::RealFiles);
     let stored = sinks::stored_position(&config, &dir, log::identity(&options.dir, &*files)?)?;
     let (writer, log, recovery) = log::open(options, files, stored)?;
+    // After the log: its lock tells a second gateway on this data directory more than the port.
+    let admin = Admin::bind(&config.admin).await?;
     report(&recovery);
     let accepted_total = Arc::new(AtomicU64::new(0));
     let sinks = sinks::open(&config, &dir, &log, &accepted_total, &registry)?;

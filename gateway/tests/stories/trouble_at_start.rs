@@ -37,6 +37,21 @@ fn a_data_directory_in_use_is_refused() {
     assert_one_sentence(&said);
 }
 
+/// Started twice as it is, both want the same ports, too: the cause is the directory.
+#[test]
+fn a_second_gateway_is_told_of_the_directory_and_not_of_the_ports() {
+    let home = Home::new();
+    let running = home.start();
+    let mut command = home.command("run", "");
+    let admin = running.admin.trim_start_matches("http://localhost").trim_end_matches('/');
+    command.env("GATEWAY__ADMIN__LISTEN", format!("127.0.0.1{admin}"));
+    command.env("GATEWAY__SERVER__LISTEN", format!("127.0.0.1:{}", running.port()));
+    let (code, said) = super::support::run_to_end(command);
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("in use by another gateway"), "{said}");
+    assert_one_sentence(&said);
+}
+
 #[test]
 fn a_key_that_is_no_key_is_named() {
     let home = Home::new();
