@@ -7,7 +7,7 @@ use crate::journal::Journal;
 use crate::plan::Plan;
 use crate::profile::Profile;
 use crate::run::{self, Credentials, Mode, Outcome, Report};
-use crate::verify::{self, Credential, Endpoint, InfluxDb, SqliteStore, VictoriaMetrics};
+use crate::verify::{self, Credential, Endpoint, SqliteStore, VictoriaMetrics};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use std::fmt::{self, Display, Formatter};
@@ -111,7 +111,7 @@ struct VerifyArgs {
     /// The bucket of --influx; in version 1 the database.
     #[arg(long, alias = "database", requires = "influx")]
     bucket: Option<String>,
-    /// The organisation of --influx, from version 2 on.
+    /// The organisation of --influx; version 2 needs it.
     #[arg(long, requires = "influx")]
     org: Option<String>,
     /// A file with a token that may read.
@@ -149,7 +149,9 @@ struct PlaceArgs {
     /// The gateway's embedded store, such as data/telemetry.db.
     #[arg(long, value_name = "FILE")]
     store: Option<PathBuf>,
-    /// An InfluxDB, such as http://localhost:8086; with --bucket.
+    /// An InfluxDB, such as http://localhost:8086; with --bucket. Its /health page tells the
+    /// version: 2 is asked in Flux with --org, 1 and 3 in InfluxQL. So is every one below a path
+    /// or with --user.
     #[arg(long, value_name = "URL", requires = "bucket")]
     influx: Option<String>,
     /// A VictoriaMetrics, such as http://localhost:8428.
@@ -308,7 +310,7 @@ fn open_store(args: &VerifyArgs, plan: &Plan) -> Result<Box<dyn verify::Store>> 
         (Some(path), ..) => Box::new(SqliteStore::open(path)?),
         (_, Some(url), _) => {
             let (bucket, org) = (args.bucket.as_deref().unwrap_or_default(), args.org.as_deref());
-            Box::new(InfluxDb::open(&endpoint(url), bucket, org, plan)?)
+            verify::influx(&endpoint(url), bucket, org, plan)?
         }
         (.., Some(url)) => Box::new(VictoriaMetrics::open(&endpoint(url), plan)?),
         (None, None, None) => bail!("give --store, --influx or --victoriametrics"),

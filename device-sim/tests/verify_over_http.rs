@@ -8,7 +8,9 @@ use common::http_store::{HttpStore, State};
 use common::readings::{Reading, Value, journal, readings};
 use device_sim::journal::{self, Journal, RefusedBatch};
 use device_sim::plan::Plan;
-use device_sim::verify::{Credential, Endpoint, InfluxDb, Report, VictoriaMetrics, verify};
+use device_sim::verify::{
+    Credential, Endpoint, InfluxDb, InfluxDb2, Report, VictoriaMetrics, verify,
+};
 use std::time::Duration;
 
 const BATCHES: u64 = 6;
@@ -16,8 +18,11 @@ const BATCHES: u64 = 6;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Influx,
+    Influx2,
     Victoria,
 }
+
+const KINDS: [Kind; 3] = [Kind::Influx, Kind::Influx2, Kind::Victoria];
 
 fn plan() -> Plan {
     Plan { base_ns: 1_800_000_000_123_456_789, ..common::plan(3, 2) }
@@ -41,6 +46,10 @@ fn try_verify(
     match kind {
         Kind::Influx => {
             verify(&mut InfluxDb::open(endpoint, "fleet", None, &journal.plan)?, journal, settle)
+        }
+        Kind::Influx2 => {
+            let mut store = InfluxDb2::open(endpoint, "fleet", "our org")?;
+            verify(&mut store, journal, settle)
         }
         Kind::Victoria => {
             verify(&mut VictoriaMetrics::open(endpoint, &journal.plan)?, journal, settle)
@@ -78,7 +87,8 @@ fn the_truth_passes_at_the_fidelity_of_the_store() {
     let acked = u64::from(plan.devices * plan.batch) * BATCHES;
     let (texts, bools) = (count(&plan, is_text), count(&plan, is_bool));
     assert!(texts > 0 && bools > 0, "the plan has none: {texts} {bools}");
-    for (kind, reduced, not_held) in [(Kind::Influx, 0, 0), (Kind::Victoria, bools, texts)] {
+    let reduced = [(Kind::Influx, 0, 0), (Kind::Influx2, 0, 0), (Kind::Victoria, bools, texts)];
+    for (kind, reduced, not_held) in reduced {
         let report = told(kind, &plan, |_| {});
         assert!(report.passed, "{kind:?}: {}", report.table());
         assert_eq!((report.acked, report.stored, report.not_shown), (acked, acked, 0));
@@ -152,7 +162,7 @@ fn each_lie_is_named() {
             [0, 0, 1],
         ),
     ];
-    for kind in [Kind::Influx, Kind::Victoria] {
+    for kind in KINDS {
         for (word, lie, found) in lies {
             let report = told(kind, &plan(), *lie);
             let all = [report.lost, report.altered, report.unexpected];
@@ -169,8 +179,10 @@ fn what_only_one_of_them_can_show() {
     let plan = plan();
     // A nanosecond, an integer in place of a float, a number in place of a text.
     let shifted = |held: &mut Vec<Reading>| held[4].time_ns += 1;
-    let report = told(Kind::Influx, &plan, shifted);
-    assert_eq!((report.lost, report.unexpected), (1, 1), "{}", report.table());
+    for kind in [Kind::Influx, Kind::Influx2] {
+        let report = told(kind, &plan, shifted);
+        assert_eq!((report.lost, report.unexpected), (1, 1), "{}", report.table());
+    }
     assert!(told(Kind::Victoria, &plan, shifted).passed);
 
     let integer = |held: &mut Vec<Reading>| {
@@ -179,13 +191,17 @@ fn what_only_one_of_them_can_show() {
             r.fields.insert("battery".to_owned(), Value::Int(x as i64));
         });
     };
-    let report = told(Kind::Influx, &plan, integer);
-    assert!(report.altered > 0, "another device has another battery");
+    for kind in [Kind::Influx, Kind::Influx2] {
+        let report = told(kind, &plan, integer);
+        assert!(report.altered > 0, "another device has another battery");
+    }
 
     // Twice: one takes the place of the other, or both show.
     let twice = |held: &mut Vec<Reading>| held.push(held[4].clone());
-    let report = told(Kind::Influx, &plan, twice);
-    assert_eq!((report.passed, report.duplicated), (true, None));
+    for kind in [Kind::Influx, Kind::Influx2] {
+        let report = told(kind, &plan, twice);
+        assert_eq!((report.passed, report.duplicated), (true, None));
+    }
     let report = told(Kind::Victoria, &plan, twice);
     assert_eq!((report.passed, report.duplicated), (false, Some(1)));
 }
@@ -196,6 +212,7 @@ fn readings_within_a_millisecond_are_compared_as_one_store_or_the_other_keeps_th
     let acked = u64::from(plan.devices * plan.batch) * BATCHES;
     let journal = journal(folder.path(), &plan, BATCHES);
     assert!(told(Kind::Influx, &plan, |_| {}).passed);
+    assert!(told(Kind::Influx2, &plan, |_| {}).passed);
 
     let held = readings(&plan, BATCHES);
     let times: std::collections::BTreeSet<_> =
@@ -229,9 +246,7 @@ fn readings_within_a_millisecond_are_compared_as_one_store_or_the_other_keeps_th
 
 #[test]
 fn what_was_refused_must_not_be_there() {
-    for (plan, kinds) in
-        [(plan(), &[Kind::Influx, Kind::Victoria][..]), (dense(), &[Kind::Victoria])]
-    {
+    for (plan, kinds) in [(plan(), &KINDS[..]), (dense(), &[Kind::Victoria])] {
         let folder = tempfile::tempdir().unwrap();
         let all = journal(folder.path(), &plan, BATCHES);
         let path = folder.path().join("refused.journal");
@@ -297,7 +312,7 @@ fn a_long_run_comes_in_pieces() {
 fn a_store_that_lags_is_waited_for_and_what_it_closes_is_opened_again() {
     let (plan, folder) = (plan(), tempfile::tempdir().unwrap());
     let journal = journal(folder.path(), &plan, BATCHES);
-    for kind in [Kind::Influx, Kind::Victoria] {
+    for kind in KINDS {
         let all = readings(&plan, BATCHES);
         let store = HttpStore::start(all[1..].to_vec());
         store.set(|state| state.closes = true);
@@ -324,6 +339,7 @@ fn credentials_are_shown_to_the_store_and_its_refusals_to_the_person() {
     let user = Credential::User("ali".to_owned(), secret);
     for (kind, credential, header) in [
         (Kind::Influx, &token, "Token open sesame"),
+        (Kind::Influx2, &token, "Token open sesame"),
         (Kind::Victoria, &token, "Bearer open sesame"),
         (Kind::Influx, &user, "Basic YWxpOm9wZW4gc2VzYW1l"),
         (Kind::Victoria, &user, "Basic YWxpOm9wZW4gc2VzYW1l"),
@@ -342,6 +358,8 @@ fn credentials_are_shown_to_the_store_and_its_refusals_to_the_person() {
         (Kind::Influx, (200, "{\"results\":[{\"error\":\"timeout\"}]}"), "timeout"),
         (Kind::Influx, (200, "{\"error\":\"no such thing\"}"), "no such thing"),
         (Kind::Influx, (200, "<html>"), "the answer of"),
+        (Kind::Influx2, (404, "could not find bucket"), "could not find bucket"),
+        (Kind::Influx2, (200, "<html>,"), "annotations not found"),
         (Kind::Victoria, (503, "too many series"), "too many series"),
         (Kind::Victoria, (200, "<html>"), "<html>"),
     ] {
@@ -351,7 +369,7 @@ fn credentials_are_shown_to_the_store_and_its_refusals_to_the_person() {
     }
     for url in ["localhost:8086", "ftp://x", "http://user:pass@x", "http://x/?db=1"] {
         let none = Endpoint { url: url.to_owned(), ca: None, credential: Credential::None };
-        for kind in [Kind::Influx, Kind::Victoria] {
+        for kind in KINDS {
             let error = try_verify(kind, &none, &journal, Duration::ZERO).unwrap_err();
             assert!(error.to_string().contains("is not http://"), "{error}");
         }
@@ -368,7 +386,7 @@ fn a_store_behind_tls_is_known_by_its_ca() {
     let (store, certificate) = HttpStore::start_tls(readings(&plan, BATCHES));
     let ca = folder.path().join("ca.pem");
     std::fs::write(&ca, certificate).unwrap();
-    for kind in [Kind::Influx, Kind::Victoria] {
+    for kind in KINDS {
         let known = Endpoint { ca: Some(ca.clone()), ..endpoint(&store) };
         assert!(try_verify(kind, &known, &journal, Duration::ZERO).unwrap().passed);
         // Not one of the system's.

@@ -99,6 +99,9 @@ pub(crate) fn influxdb(name: &str, of: &valid::InfluxDb) -> influxdb::Options {
             true => Dialect::VictoriaMetrics,
             false => Dialect::InfluxDb,
         },
+        create_bucket: of
+            .create_bucket
+            .then(|| of.bucket_keep_for.map_or(influxdb::Keep::Forever, influxdb::Keep::For)),
     }
 }
 

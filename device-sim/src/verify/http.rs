@@ -15,18 +15,21 @@ use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
+use std::net::Ipv4Addr;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 /// Longest silence of a store before its answer and within it.
 const SILENCE: Duration = Duration::from_secs(60);
+/// Longest time for a question to `influxdb2` and the whole answer.
+const ANSWER: Duration = Duration::from_secs(300);
 /// Longest answer that is taken as a whole, in bytes.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// Longest line of an answer that is taken line by line, in bytes.
@@ -67,15 +70,16 @@ impl std::fmt::Debug for Credential {
 }
 
 impl Credential {
+    pub(super) fn is_user(&self) -> bool {
+        matches!(self, Credential::User(..))
+    }
+
     fn header(&self, token_scheme: &str) -> Result<Option<HeaderValue>> {
-        let read = |path: &Path| {
-            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
-        };
         let text = match self {
             Credential::None => return Ok(None),
-            Credential::TokenFile(path) => format!("{token_scheme} {}", read(path)?.trim()),
+            Credential::TokenFile(path) => format!("{token_scheme} {}", read_secret(path)?.trim()),
             Credential::User(name, path) => {
-                let password = read(path)?;
+                let password = read_secret(path)?;
                 let pair = format!("{name}:{}", password.trim_end_matches(['\r', '\n']));
                 format!("Basic {}", base64(pair.as_bytes()))
             }
@@ -103,6 +107,7 @@ pub(super) struct Client {
     root: String,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     authorization: Option<HeaderValue>,
+    credential: Credential,
     connection: Option<SendRequest<Body>>,
 }
 
@@ -139,9 +144,53 @@ impl Client {
             root: uri.path().trim_end_matches('/').to_owned(),
             tls,
             authorization: endpoint.credential.header(token_scheme)?,
+            credential: endpoint.credential.clone(),
             connection: None,
             url,
         })
+    }
+
+    /// The store is not at the root of its address.
+    pub(super) fn is_below_a_path(&self) -> bool {
+        !self.root.is_empty()
+    }
+
+    /// Puts questions through `influxdb2`. That crate is built without TLS, since the one of its
+    /// time would bring a second rustls and `ring`: it speaks to a pipe on loopback, which carries
+    /// what it says over a connection like all others here, and bounds the answer.
+    pub(super) fn influxdb_2<T>(
+        &mut self,
+        org: &str,
+        questions: impl AsyncFnOnce(&influxdb2::Client) -> Result<T>,
+    ) -> Result<T> {
+        let token = match &self.credential {
+            Credential::TokenFile(path) => read_secret(path)?.trim().to_owned(),
+            Credential::None | Credential::User(..) => String::new(),
+        };
+        let unanswered = format!("the store at {} does not answer", self.url);
+        let Self { runtime, host, port, authority, tls, .. } = self;
+        let to_store = async || dial(host, *port, tls.as_ref()).await;
+        let answered = runtime.block_on(async {
+            let pipe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+            let url = format!("http://{}", pipe.local_addr()?);
+            let mut headers = reqwest::header::HeaderMap::new();
+            headers.insert(reqwest::header::HOST, authority.to_str()?.parse()?);
+            let http = reqwest::Client::builder()
+                .default_headers(headers)
+                .redirect(reqwest::redirect::Policy::none())
+                // What the pipe leads to is the store, whatever the environment says.
+                .no_proxy()
+                // One question, one connection: the pipe carries them one after another.
+                .pool_max_idle_per_host(0);
+            let api = influxdb2::ClientBuilder::with_builder(http, url, org, token).build()?;
+            tokio::select! {
+                answer = timeout(ANSWER, questions(&api)) => {
+                    answer.with_context(|| format!("no answer within {ANSWER:?}"))?
+                }
+                failed = carry(&pipe, &to_store) => Err(failed),
+            }
+        });
+        answered.with_context(|| unanswered)
     }
 
     /// The answer to a question, whole.
@@ -264,22 +313,61 @@ async fn take(
     Ok(ControlFlow::Continue(()))
 }
 
+/// Carries connections to `pipe` to the store, one after another. Ends when the store cannot be
+/// reached or breaks one off.
+async fn carry(
+    pipe: &TcpListener,
+    to_store: &impl AsyncFn() -> Result<Box<dyn Stream>>,
+) -> anyhow::Error {
+    loop {
+        let carried = async {
+            let (mut near, _) = pipe.accept().await?;
+            let far = timeout(SILENCE, to_store()).await??;
+            let (from_far, mut to_far) = tokio::io::split(far);
+            let (mut from_near, mut to_near) = near.split();
+            let mut from_far = from_far.take(MAX_ANSWER_BYTES as u64);
+            // Whichever side ends it: one connection is one question and its answer.
+            tokio::select! {
+                end = tokio::io::copy(&mut from_near, &mut to_far) => end?,
+                end = tokio::io::copy(&mut from_far, &mut to_near) => end?,
+            };
+            ensure!(from_far.limit() > 0, "the answer is too long");
+            Ok::<_, anyhow::Error>(to_near.shutdown().await?)
+        };
+        if let Err(failed) = carried.await {
+            return failed;
+        }
+    }
+}
+
+async fn dial(
+    host: &str,
+    port: u16,
+    tls: Option<&(TlsConnector, ServerName<'static>)>,
+) -> Result<Box<dyn Stream>> {
+    let tcp = TcpStream::connect((host, port)).await?;
+    tcp.set_nodelay(true)?;
+    Ok(match tls {
+        None => Box::new(tcp),
+        Some((connector, name)) => Box::new(connector.connect(name.clone(), tcp).await?),
+    })
+}
+
 async fn connect(
     host: &str,
     port: u16,
     tls: Option<&(TlsConnector, ServerName<'static>)>,
 ) -> Result<SendRequest<Body>> {
-    let tcp = TcpStream::connect((host, port)).await?;
-    tcp.set_nodelay(true)?;
-    let stream: Box<dyn Stream> = match tls {
-        None => Box::new(tcp),
-        Some((connector, name)) => Box::new(connector.connect(name.clone(), tcp).await?),
-    };
+    let stream = dial(host, port, tls).await?;
     let (sender, driver) = http1::handshake(TokioIo::new(stream)).await?;
     // Runs while a question is under way, and ends with the sender. What it has to say about a
     // failure the question says too.
     tokio::spawn(async { driver.await.unwrap_or_default() });
     Ok(sender)
+}
+
+fn read_secret(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 fn connector(ca: Option<&Path>) -> Result<TlsConnector> {

@@ -1,4 +1,5 @@
-//! InfluxDB, through InfluxQL, which versions 1, 2 and 3 answer.
+//! InfluxDB, through InfluxQL, which versions 1 and 3 answer (and version 2, which is asked in
+//! Flux where it can be).
 //!
 //! Holds floats, integers, booleans and strings as they are, and times to the nanosecond. A point
 //! written again takes the place of the first, so it cannot show that. A number in an answer does
@@ -18,9 +19,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 
 /// Measurements of the gateway's own begin with this.
-const GATEWAYS_OWN: &str = "gateway_";
+pub(super) const GATEWAYS_OWN: &str = "gateway_";
 /// Tags that the gateway adds.
-const GATEWAYS_TAGS: [&str; 2] = ["device", "realm"];
+pub(super) const GATEWAYS_TAGS: [&str; 2] = ["device", "realm"];
 /// Most points in an answer.
 const MAX_POINTS: usize = 10_000;
 /// Most devices in an answer.

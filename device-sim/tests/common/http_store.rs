@@ -1,9 +1,10 @@
 //! A store within the test that answers as InfluxDB and as VictoriaMetrics do, from what the test
 //! says it holds, with whatever trouble a test wants.
 
+use super::influxdb_2;
 use super::readings::{Reading, Value};
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -29,6 +30,8 @@ pub struct State {
     pub deduplicates: bool,
     /// InfluxDB cuts answers off after so many points.
     pub max_row_limit: Option<usize>,
+    /// What `/health` says; without it there is no such page.
+    pub version: Option<&'static str>,
     /// Every answer is this.
     pub refuses: Option<(u16, &'static str)>,
     /// Questions that came, without what differs between devices.
@@ -97,18 +100,26 @@ async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     state: Arc<Mutex<State>>,
 ) {
-    let answer = service_fn(move |request| {
-        let answer = answer(&request, &mut state.lock().unwrap());
-        async { Ok::<_, Infallible>(answer) }
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let state = Arc::clone(&state);
+        async move {
+            let (head, body) = request.into_parts();
+            let body = body.collect().await.unwrap().to_bytes();
+            let answer = answer(&Request::from_parts(head, body), &mut state.lock().unwrap());
+            Ok::<_, Infallible>(answer)
+        }
     });
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
 }
 
-fn answer(request: &Request<Incoming>, state: &mut State) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Bytes>, state: &mut State) -> Response<Full<Bytes>> {
     let query = request.uri().query().unwrap_or_default();
     let query: HashMap<String, String> =
         form_urlencoded::parse(query.as_bytes()).into_owned().collect();
-    state.questions.push(query.get("q").or(query.get("match[]")).cloned().unwrap_or_default());
+    let flux = serde_json::from_slice::<Json>(request.body()).ok();
+    let flux = flux.and_then(|body| body["query"].as_str().map(str::to_owned));
+    let asked = query.get("q").or(query.get("match[]")).cloned().or(flux.clone());
+    state.questions.push(asked.unwrap_or_default());
     let mut response = Response::builder();
     if state.closes {
         response = response.header("connection", "close");
@@ -123,6 +134,17 @@ fn answer(request: &Request<Incoming>, state: &mut State) -> Response<Full<Bytes
             "/query" => {
                 assert_eq!((query["db"].as_str(), query["epoch"].as_str()), ("fleet", "ns"));
                 (200, influx(state, &query["q"]).to_string() + "\n")
+            }
+            "/health" if state.version.is_some() => {
+                let version = state.version;
+                (
+                    200,
+                    json!({ "name": "influxdb", "status": "pass", "version": version }).to_string(),
+                )
+            }
+            "/api/v2/query" => {
+                assert_eq!((request.method().as_str(), query["org"].as_str()), ("POST", "our org"));
+                (200, influxdb_2::answer(&state.readings, &flux.unwrap()))
             }
             "/api/v1/export" => (200, export(state, &query)),
             "/api/v1/label/device/values" => {

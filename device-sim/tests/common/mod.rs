@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 pub mod http_store;
+pub mod influxdb_2;
 pub mod readings;
 pub mod servers;
 pub mod store;

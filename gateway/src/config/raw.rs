@@ -245,6 +245,10 @@ pub(super) struct Sink {
     pub(super) in_flight: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) dialect: Option<Dialect>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) create_bucket: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) bucket_keep_for: Option<SpanOrOff>,
     pub(super) batch_readings: u32,
     pub(super) batch_bytes: Size,
     pub(super) batch_delay: Span,
@@ -269,6 +273,8 @@ impl Default for Sink {
             timeout: None,
             in_flight: None,
             dialect: None,
+            create_bucket: None,
+            bucket_keep_for: None,
             batch_readings: 100_000,
             batch_bytes: Size(8 * MIB),
             batch_delay: Span(Duration::from_millis(500)),
@@ -291,6 +297,8 @@ impl Sink {
                 self.timeout.get_or_insert(seconds(30));
                 self.in_flight.get_or_insert(4);
                 self.dialect.get_or_insert(Dialect::InfluxDb);
+                self.create_bucket.get_or_insert(false);
+                self.bucket_keep_for.get_or_insert(SpanOrOff(None));
             }
             None => {}
         }

@@ -320,6 +320,18 @@ fn wrong_values_are_sentences_with_the_line() {
             "\"sinks.x.in_flight\" must be from 1 to 64, not 0",
         ),
         (
+            "[sinks.x]\ntype = \"influxdb\"\nurl = \"http://a:1\"\ncreate_bucket = true",
+            "\"sinks.x.create_bucket\" is true, but a bucket belongs to an organisation: set \"org\"",
+        ),
+        (
+            "[sinks.x]\ntype = \"influxdb\"\nurl = \"http://a:1/b\"\norg = \"o\"\ncreate_bucket = true",
+            "is true, but it works only where InfluxDB 2 stands at the root of its address",
+        ),
+        (
+            "[sinks.x]\ntype = \"influxdb\"\nurl = \"http://a:1\"\nbucket_keep_for = \"1min\"",
+            "\"sinks.x.bucket_keep_for\" must be from 1h to 24855",
+        ),
+        (
             "[sinks.x]\ntype = \"influxdb\"\nurl = \"http://a:1\"\n[sinks.y]\ntype = \"influxdb\"\n\
              url = \"http://a:1\"",
             "\"sinks.y.bucket\" is the destination of the sink \"x\", too: name another",

@@ -211,6 +211,10 @@ pub struct InfluxDb {
     pub in_flight: usize,
     /// The store is VictoriaMetrics.
     pub victoria_metrics: bool,
+    /// Makes buckets that are missing.
+    pub create_bucket: bool,
+    /// A bucket that is made deletes its points after this; `None` keeps them for ever.
+    pub bucket_keep_for: Option<Duration>,
 }
 
 /// Where the token of a store is.

@@ -12,6 +12,8 @@ use std::{collections::VecDeque, sync::Mutex};
 use tokio::{task::JoinHandle, time::Instant};
 use uuid::Uuid;
 
+mod away;
+
 /// A log in memory: what a forwarder would read from disk.
 #[derive(Debug, Clone, Default)]
 struct MemoryLog(Arc<Mutex<Log>>);
@@ -469,42 +471,4 @@ async fn a_destination_that_hangs_does_not_hold_up_shutdown() {
     assert_eq!(task.await.unwrap(), Ended::Pending);
     assert_eq!(begun.elapsed(), rig.options.drain_deadline);
     assert_eq!(*handle.committed.borrow(), Position::ZERO);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_sink_that_is_away_can_be_told_to_give_up() {
-    let mut rig = Rig::new([]);
-    rig.options.batch_readings = 5;
-    rig.sink.away.store(true, Ordering::Relaxed);
-    let (handle, _task) = rig.start();
-    rig.append(&[1, 2, 4, 8, 16, 32]);
-    tokio::time::sleep(Duration::from_secs(100)).await;
-    assert_eq!(*handle.committed.borrow(), Position::ZERO);
-    handle.skip_to(Position(2));
-    reach(&handle, 2).await;
-    assert_eq!(handle.ledger.borrow().dropped.skipped, 3);
-    // Damage within what is given up does not matter, and is not counted twice.
-    rig.log.damage(3);
-    handle.skip_to(Position(4));
-    reach(&handle, 4).await;
-    assert_eq!(*handle.committed.borrow(), Position(4));
-    let ledger = *handle.ledger.borrow();
-    assert_eq!((ledger.stored, ledger.dropped.skipped), (0, 15));
-    rig.sink.away.store(false, Ordering::Relaxed);
-    reach(&handle, 6).await;
-    let ledger = *handle.ledger.borrow();
-    assert_eq!((ledger.stored, ledger.dropped.total()), (48, 15));
-    assert!(balanced(&ledger), "{ledger:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_sink_added_later_counts_from_where_it_begins() {
-    let mut rig = Rig::new([]);
-    rig.append(&[5, 6, 7]);
-    rig.range.oldest = Position(3);
-    let (handle, _task) = rig.start();
-    reach(&handle, 3).await;
-    let ledger = *handle.ledger.borrow();
-    assert_eq!((ledger.base, ledger.accepted_total, ledger.stored), (Some(11), 18, 7));
-    assert_eq!(rig.attempts(), [(3, 3)]);
 }

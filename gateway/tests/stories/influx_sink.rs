@@ -12,7 +12,7 @@ use gateway::{
 use proto::{BatchEncoder, DeviceMessage, Limits, RawValue, TimeUnit};
 use std::time::Duration;
 
-fn options(store: &Scripted, token: Token) -> Options {
+pub(crate) fn options(store: &Scripted, token: Token) -> Options {
     Options {
         name: "influx".to_owned(),
         url: store.url(),
@@ -24,11 +24,12 @@ fn options(store: &Scripted, token: Token) -> Options {
         timeout: Duration::from_secs(5),
         in_flight: 4,
         dialect: Dialect::InfluxDb,
+        create_bucket: None,
     }
 }
 
 /// A batch of one record: each value at its time.
-fn batch(values: &[(i64, RawValue<'_>)]) -> Batch {
+pub(crate) fn batch(values: &[(i64, RawValue<'_>)]) -> Batch {
     let count = u32::try_from(values.len()).unwrap();
     let mut encoder = BatchEncoder::new();
     let mut readings = encoder.readings(1, count);
@@ -68,25 +69,82 @@ fn batch(values: &[(i64, RawValue<'_>)]) -> Batch {
 }
 
 #[tokio::test]
-async fn a_token_that_was_replaced_in_its_file_is_good_for_the_next_attempt() {
+async fn a_token_that_was_replaced_in_its_file_is_used_at_once() {
     let store = Scripted::start();
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "old-token\n").unwrap();
     let sink = InfluxDb::open(options(&store, Token::File(file.path().to_owned()))).unwrap();
-    store.next(2, Answer::Refuse(401, "", r#"{"message":"unauthorized access"}"#.to_owned()));
-    for _ in 0..2 {
-        let error = sink.write(batch(&[(1, RawValue::Float(1.0))])).await.unwrap_err();
-        assert!(matches!(error, SinkError::Blocked { .. }), "{error}");
-        assert!(!error.to_string().contains("-token"), "{error}");
-        std::fs::write(file.path(), "new-token\n").unwrap();
-    }
-    sink.write(batch(&[(1, RawValue::Float(1.0))])).await.unwrap();
+    let good = std::sync::Arc::new(std::sync::Mutex::new("old-token"));
+    let demanded = std::sync::Arc::clone(&good);
+    store.rule_of(move |seen, _| {
+        let expected = format!("token {}\r\n", demanded.lock().unwrap());
+        match seen.head.to_lowercase().contains(&expected) {
+            true => Answer::Store,
+            false => Answer::Refuse(401, "", r#"{"message":"unauthorized access"}"#.to_owned()),
+        }
+    });
+    let write = || sink.write(batch(&[(1, RawValue::Float(1.0))]));
+    write().await.unwrap();
+    *good.lock().unwrap() = "new-token";
+    // Not replaced yet: said once, and not tried again with the same token.
+    let error = write().await.unwrap_err();
+    assert!(matches!(error, SinkError::Blocked { .. }), "{error}");
+    assert!(!error.to_string().contains("-token"), "{error}");
+    std::fs::write(file.path(), "new-token\n").unwrap();
+    write().await.unwrap();
+    write().await.unwrap();
     let sent: Vec<_> = store.seen().into_iter().map(|of| of.head.to_lowercase()).collect();
-    let expected = ["token old-token", "token old-token", "token new-token"];
+    let expected = ["old", "old", "old", "new", "new"];
+    assert_eq!(sent.len(), expected.len());
     for (head, expected) in sent.iter().zip(expected) {
-        assert!(head.contains(expected), "{head}");
+        assert!(head.contains(&format!("token {expected}-token")), "{head}");
         assert!(head.contains("?org=a+b%26c&precision=ns&bucket=telemetry "), "{head}");
     }
+}
+
+/// InfluxDB 3 stores the rest and names the lines, from 1; its quotation marks are gone.
+#[tokio::test]
+async fn lines_that_influxdb_3_names_are_refused_with_its_words_and_the_rest_is_stored() {
+    let store = Scripted::start();
+    let sink = InfluxDb::open(options(&store, Token::None)).unwrap();
+    store.rule(|lines| {
+        let bad = |line: &str| line.contains('"');
+        let named: Vec<_> = (1..).zip(lines.lines()).filter(|(_, line)| bad(line)).collect();
+        if named.is_empty() {
+            return Answer::Store;
+        }
+        let good = lines.lines().filter(|line| !bad(line)).map(str::to_owned).collect();
+        let data = named.iter().map(|(number, line)| {
+            serde_json::json!({
+                "original_line": line.replace('"', ""),
+                "line_number": number,
+                "error_message": format!("invalid column type for column 'x' in {}", line.len()),
+            })
+        });
+        let data: Vec<_> = data.collect();
+        let body =
+            serde_json::json!({ "error": "partial write of line protocol occurred", "data": data });
+        Answer::Partial(good, 400, body.to_string())
+    });
+    let values: Vec<_> = (0..200)
+        .map(|n: i64| match n {
+            17 | 90 | 199 => (n, RawValue::Str(&"abcdefg"[..usize::try_from(n % 7).unwrap()])),
+            _ => (n, RawValue::Float(0.5)),
+        })
+        .collect();
+    let error = sink.write(batch(&values)).await.unwrap_err();
+    let SinkError::Reject { points, unsupported } = error else { panic!("{error}") };
+    let refused: Vec<u32> = points.iter().map(|point| point.id.index).collect();
+    assert_eq!((refused, unsupported), (vec![17, 90, 199], 0));
+    for point in &points {
+        let words = format!(
+            "invalid column type for column 'x' in {}",
+            format!("m,device=d x=\"\" {}", point.id.index).len() + point.id.index as usize % 7
+        );
+        assert_eq!(point.reason, words, "each has its own words");
+    }
+    assert_eq!(store.stored().len(), 197);
+    assert_eq!(store.seen().len(), 3, "the whole, the good ones, the named ones");
 }
 
 #[tokio::test]

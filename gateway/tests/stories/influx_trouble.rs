@@ -6,7 +6,8 @@ use super::support::{
     eventually,
     scripted::{Answer, Scripted},
 };
-use std::time::{Duration, Instant};
+use proto::{BatchEncoder, RawValue};
+use std::time::{Duration, Instant, SystemTime};
 
 fn start(home: &Home, store: &Scripted, more: &str) -> Gateway {
     home.start_with(&format!(
@@ -76,12 +77,88 @@ async fn a_wish_for_a_pause_is_honoured() {
     let store = Scripted::start();
     let home = Home::new();
     let gateway = start(&home, &store, "");
+    // In seconds, and as a date: that has whole seconds, so up to one less is left of it.
+    let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(3));
+    let date = format!("Retry-After: {date}\r\n");
     store.next(1, Answer::Refuse(429, "Retry-After: 2\r\n", String::new()));
-    let _device = send(&home, &gateway, 1..=1).await;
+    let mut device = send(&home, &gateway, 1..=1).await;
     eventually("the first attempt", || store.seen().len() == 1);
     let begun = Instant::now();
     eventually("it is stored", || store.stored().contains(&line(1)));
     assert!(begun.elapsed() > Duration::from_millis(1_900), "{:?}", begun.elapsed());
+
+    let until = httpdate::parse_http_date(date["Retry-After: ".len()..].trim()).unwrap();
+    let until = until + Duration::from_secs(3);
+    let date = format!("Retry-After: {}\r\n", httpdate::fmt_http_date(until));
+    store.next(1, Answer::Refuse(503, date.leak(), String::new()));
+    device.send_value(2).await;
+    eventually("it is stored", || store.stored().contains(&line(2)));
+    assert!(SystemTime::now() > until - Duration::from_millis(100), "sooner than it wished");
+}
+
+/// The old token ends, the new one is in the file: nobody waits for the next probe.
+#[tokio::test]
+async fn a_token_can_be_replaced_while_the_gateway_runs() {
+    let store = Scripted::start();
+    let home = Home::new();
+    let token = home.path().join("store-token");
+    std::fs::write(&token, "first-token\n").unwrap();
+    let gateway = start(&home, &store, &format!("token_file = {token:?}\n"));
+    let mut device = send(&home, &gateway, 1..=1).await;
+    eventually("it is stored", || store.stored().len() == 1);
+    std::fs::write(&token, "second-token\n").unwrap();
+    store.rule_of(|seen, _| match seen.head.contains("Token second-token") {
+        true => Answer::Store,
+        false => refuse(401, r#"{"code":"unauthorized","message":"unauthorized access"}"#),
+    });
+    device.send_value(2).await;
+    eventually("it is stored with the new one", || store.stored().len() == 2);
+    let said = gateway.lines().concat();
+    let told = ["waits for a person", "first-token", "second-token"];
+    assert!(!told.iter().any(|words| said.contains(words)), "{said}");
+}
+
+/// Far more than the gateway may hold in memory is on its way to a store that never answers.
+#[tokio::test]
+async fn a_store_that_is_away_costs_no_memory() {
+    let store = Scripted::start();
+    let home = Home::new();
+    let gateway = start(&home, &store, "when_full = \"hold\"\n");
+    store.rule(|_| refuse(503, "not now"));
+    let mut device = Device::connect(&home, &gateway, "d").await;
+    device.hello_stream(1).await;
+    let text = "x".repeat(4_000);
+    let mut seq = 0;
+    let mut before = 0;
+    let mut sent = 0;
+    // The first part fills every buffer; the second must not show.
+    for (bytes, is_first) in [(128 << 20, true), (96 << 20, false)] {
+        let until = sent + bytes;
+        while sent < until {
+            seq += 1;
+            let mut encoder = BatchEncoder::new();
+            let mut readings = encoder.readings(seq, 50);
+            for at in 0..50 {
+                let time = Some(1_760_000_000_000 + i64::try_from(seq * 50 + at).unwrap());
+                readings = readings.reading(None, time, &[], &[("text", RawValue::Str(&text))]);
+            }
+            let message = encoder.finish();
+            sent += message.len();
+            device.send(message).await;
+            device.acked(seq).await;
+        }
+        eventually("the other sink has everything", || home.count("d") == seq * 50);
+        if is_first {
+            before = gateway.memory_kib();
+        }
+    }
+    let grown = gateway.memory_kib().saturating_sub(before);
+    assert!(grown < 48 << 10, "{grown} KiB more, of {sent} bytes that wait");
+    let waiting = || gateway.metric("gateway_sink_pending_readings", "influx");
+    eventually("the ledger tells what waits", || waiting() == (seq * 50) as f64);
+    store.rule(|_| Answer::Store);
+    let all = usize::try_from(seq * 50).unwrap();
+    eventually("all of it comes", || store.stored().len() == all);
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod dedupe;
 mod fleet;
 mod foreign_clients;
 mod full_log;
+mod influx_buckets;
 mod influx_sink;
 mod influx_trouble;
 mod influxdb;

@@ -8,6 +8,9 @@ use crate::config::{
 };
 use std::{path::PathBuf, time::Duration};
 
+/// Longest retention that InfluxDB 2's clients can ask for: 24,855 days.
+const MAX_BUCKET_KEEP: Duration = Duration::from_secs(24_855 * 86_400);
+
 /// The enabled sinks.
 pub(super) fn sinks(raw: &raw::Raw) -> Result<Vec<Sink>, Invalid> {
     let mut sinks: Vec<Sink> = Vec::new();
@@ -128,6 +131,8 @@ fn only_its_keys(
         ("timeout", InfluxDb, sink.timeout.is_some()),
         ("in_flight", InfluxDb, sink.in_flight.is_some()),
         ("dialect", InfluxDb, sink.dialect.is_some()),
+        ("create_bucket", InfluxDb, sink.create_bucket.is_some()),
+        ("bucket_keep_for", InfluxDb, sink.bucket_keep_for.is_some()),
     ];
     match given.iter().find(|(_, of, given)| *given && *of != kind) {
         None => Ok(()),
@@ -177,7 +182,39 @@ fn influxdb(sink: &raw::Sink, at: &impl Fn(&str) -> String) -> Result<InfluxDb, 
         timeout: duration(&at("timeout"), timeout, shortest, longest)?,
         in_flight: usize::try_from(in_flight).unwrap_or(1),
         victoria_metrics: sink.dialect == Some(raw::Dialect::VictoriaMetrics),
+        create_bucket: create_bucket(sink, at)?,
+        bucket_keep_for: bucket_keep_for(sink, at)?,
     })
+}
+
+/// Buckets are made by calls of InfluxDB 2, which name an organisation and know no path before
+/// them.
+fn create_bucket(sink: &raw::Sink, at: &impl Fn(&str) -> String) -> Result<bool, Invalid> {
+    if sink.create_bucket != Some(true) {
+        return Ok(false);
+    }
+    let url = sink.url.as_deref().unwrap_or_default();
+    let path = url.split_once("://").and_then(|(_, rest)| rest.split_once('/'));
+    let why = if sink.dialect == Some(raw::Dialect::VictoriaMetrics) {
+        "VictoriaMetrics has no buckets: remove it"
+    } else if sink.org.as_deref().unwrap_or_default().is_empty() {
+        "a bucket belongs to an organisation: set \"org\""
+    } else if path.is_some_and(|(_, path)| !path.is_empty()) {
+        "it works only where InfluxDB 2 stands at the root of its address, not below a path as in \
+         \"url\": make the bucket yourself"
+    } else {
+        return Ok(true);
+    };
+    Err(Invalid::new(at("create_bucket"), format!("is true, but {why}")))
+}
+
+fn bucket_keep_for(
+    sink: &raw::Sink,
+    at: &impl Fn(&str) -> String,
+) -> Result<Option<Duration>, Invalid> {
+    let Some(span) = sink.bucket_keep_for.as_ref().and_then(|of| of.0) else { return Ok(None) };
+    let shortest = Duration::from_secs(3600);
+    duration(&at("bucket_keep_for"), Span(span), shortest, MAX_BUCKET_KEEP).map(Some)
 }
 
 fn token(sink: &raw::Sink, at: &impl Fn(&str) -> String) -> Result<StoreToken, Invalid> {

@@ -1,6 +1,7 @@
 //! What an answer of the store means.
 
 use hyper::{HeaderMap, StatusCode, header::RETRY_AFTER};
+use serde_json::Value;
 use std::time::{Duration, SystemTime};
 
 /// Most characters of the store's words that are kept.
@@ -15,6 +16,8 @@ pub(super) enum Verdict {
     Refused(Refusal),
     /// The store takes no request of this size.
     TooLarge(String),
+    /// The bucket, the organisation or the path is not there.
+    Missing(String),
     /// Nothing will be taken until a person does something.
     Blocked(String),
     /// It may be taken later.
@@ -35,26 +38,46 @@ pub(super) struct Refusal {
     pub(super) dropped: Option<usize>,
     /// The words are about points, not about the request as such.
     pub(super) about_points: bool,
+    /// The lines that it names, from 0, ascending, each with its own words.
+    pub(super) named: Vec<(usize, String)>,
+}
+
+impl Refusal {
+    /// Words that are about points, of which they name none.
+    pub(super) fn of_points(words: String) -> Self {
+        Self { words, dropped: None, about_points: true, named: Vec::new() }
+    }
+
+    /// The store says of every one of so many lines that it is not stored.
+    pub(super) fn is_of_all(&self, lines: usize) -> bool {
+        let named = self.named.iter().filter(|(line, _)| *line < lines).count();
+        lines == 1 || self.dropped == Some(lines) || named == lines
+    }
+
+    /// What it says of a line.
+    pub(super) fn words_of(&self, line: usize) -> &str {
+        let named = self.named.binary_search_by_key(&line, |(line, _)| *line);
+        named.map_or(self.words.as_str(), |at| &self.named[at].1)
+    }
 }
 
 /// Judges a complete answer.
 pub(super) fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Verdict {
-    let words = words(body);
+    let json: Option<Value> = serde_json::from_slice(body).ok();
+    let words = words(json.as_ref(), body);
     let said = || match words.as_str() {
         "" => format!("the store answers {status}"),
         words => format!("the store answers {status}: {words}"),
     };
     match status.as_u16() {
         200..=299 => Verdict::Stored,
-        400 | 422 => Verdict::Refused(refusal(status, words)),
+        400 | 422 => Verdict::Refused(refusal(status, words, named(json.as_ref()))),
         413 => Verdict::TooLarge(said()),
         401 | 403 => Verdict::Blocked(format!(
             "{}; give the token a right to write to the bucket, or configure another",
             said()
         )),
-        404 => {
-            Verdict::Blocked(format!("{}; make the bucket, or correct url, org and bucket", said()))
-        }
+        404 => Verdict::Missing(said()),
         // A redirect, a method that is not allowed: not the store that was meant.
         300..=399 | 405 | 410 | 411 | 415 | 421 | 426 | 501 | 505 => {
             Verdict::Blocked(format!("{}; correct the url of the store", said()))
@@ -64,14 +87,54 @@ pub(super) fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Ver
     }
 }
 
-fn refusal(status: StatusCode, words: String) -> Refusal {
+fn refusal(status: StatusCode, words: String, named: Vec<(usize, String)>) -> Refusal {
     let words = if words.is_empty() { format!("{status}") } else { words };
-    let about = ["partial write", "unable to parse", "field type conflict", "retention policy"];
+    let about = [
+        "partial write",
+        "unable to parse",
+        "field type conflict",
+        "retention policy",
+        "errors encountered on line(s)",
+    ];
     Refusal {
         dropped: dropped(&words),
-        about_points: about.iter().any(|about| words.contains(about)),
+        about_points: !named.is_empty() || about.iter().any(|about| words.contains(about)),
+        named,
         words,
     }
+}
+
+/// What InfluxDB 3 says line by line: `data` is a list of such objects, or one of them if it
+/// stopped at the first; elsewhere the same stands in the text as `line 2: …`.
+fn named(json: Option<&Value>) -> Vec<(usize, String)> {
+    let Some(json) = json else { return Vec::new() };
+    let mut named: Vec<(usize, String)> = match &json["data"] {
+        Value::Array(lines) => lines.iter().filter_map(line).collect(),
+        Value::Null => in_text(json["message"].as_str().unwrap_or_default()),
+        one => line(one).into_iter().collect(),
+    };
+    named.sort_by_key(|(line, _)| *line);
+    named.dedup_by_key(|(line, _)| *line);
+    named
+}
+
+fn line(of: &Value) -> Option<(usize, String)> {
+    let number = usize::try_from(of["line_number"].as_u64()?).ok()?;
+    Some((number.checked_sub(1)?, one_line(of["error_message"].as_str()?)))
+}
+
+fn in_text(message: &str) -> Vec<(usize, String)> {
+    let Some((_, lines)) = message.split_once("errors encountered on line(s):") else {
+        return Vec::new();
+    };
+    let mut named = Vec::new();
+    for part in lines.split("line ").skip(1) {
+        let Some((number, words)) = part.split_once(':') else { continue };
+        let Ok(number) = number.trim().parse::<usize>() else { continue };
+        let words = words.trim_end_matches([' ', ',', ';', '\n']);
+        named.extend(number.checked_sub(1).map(|line| (line, one_line(words))));
+    }
+    named
 }
 
 /// `… dropped=3`
@@ -82,13 +145,15 @@ fn dropped(words: &str) -> Option<usize> {
 }
 
 /// What the store says: the message of its JSON, or the text, on one line.
-fn words(body: &[u8]) -> String {
-    let json: Option<serde_json::Value> = serde_json::from_slice(body).ok();
-    let message = json.as_ref().and_then(|json| {
+fn words(json: Option<&Value>, body: &[u8]) -> String {
+    let message = json.and_then(|json| {
         let text = ["message", "error"].iter().find_map(|key| json.get(key)?.as_str());
         text.map(str::to_owned)
     });
-    let text = message.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
+    one_line(&message.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned()))
+}
+
+fn one_line(text: &str) -> String {
     let one_line = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c });
     let all: Vec<char> = one_line.collect();
     if all.len() <= MAX_WORDS {
@@ -124,7 +189,7 @@ mod tests {
         for status in [200, 204] {
             assert_eq!(judged(status, ""), Verdict::Stored);
         }
-        for status in [301, 307, 401, 403, 404, 405, 501] {
+        for status in [301, 307, 401, 403, 405, 501] {
             assert!(matches!(judged(status, ""), Verdict::Blocked(_)), "{status}");
         }
         for status in [402, 408, 418, 429, 500, 502, 503, 504, 599] {
@@ -134,6 +199,7 @@ mod tests {
             assert!(matches!(judged(status, ""), Verdict::Refused(_)), "{status}");
         }
         assert!(matches!(judged(413, ""), Verdict::TooLarge(_)));
+        assert!(matches!(judged(404, ""), Verdict::Missing(_)));
     }
 
     #[test]
@@ -162,6 +228,70 @@ mod tests {
         let Verdict::Refused(refusal) = judged(400, &long) else { panic!() };
         assert_eq!(refusal.dropped, Some(7));
         assert!(refusal.words.len() < 600);
+    }
+
+    #[test]
+    fn lines_that_a_store_names_are_named() {
+        let v3 = |data: &str| {
+            let of = r#""error":"partial write of line protocol occurred""#;
+            format!("{{{of},\"data\":{data}}}")
+        };
+        let one = |line: i64, words: &str| {
+            format!(
+                r#"{{"original_line":"m x=hi 5","line_number":{line},"error_message":"{words}"}}"#
+            )
+        };
+        let cloud = "partial write has occurred, errors encountered on line(s): line 2: Could not \
+                     parse entire line; line 12: no fields";
+        let cloud = format!(r#"{{"code":"invalid","message":"{cloud}"}}"#);
+        let two = format!("[{},{}]", one(7, "b"), one(2, "invalid column type\\nfor 'x'"));
+        let cases = [
+            (v3(&two), vec![(1, "invalid column type for 'x'"), (6, "b")]),
+            (v3(&one(1, "No fields were provided")), vec![(0, "No fields were provided")]),
+            (v3(&format!("[{},{{}},7,{}]", one(0, "x"), one(-1, "x"))), vec![]),
+            (v3("null"), vec![]),
+            (cloud, vec![(1, "Could not parse entire line"), (11, "no fields")]),
+        ];
+        for (body, expected) in cases {
+            let Verdict::Refused(refusal) = judged(400, &body) else { panic!("{body}") };
+            let named: Vec<_> =
+                refusal.named.iter().map(|(line, words)| (*line, words.as_str())).collect();
+            assert_eq!(named, expected, "{body}");
+            assert!(refusal.about_points, "{body}");
+            assert_eq!(refusal.dropped, None);
+            for (line, words) in &named {
+                assert_eq!(refusal.words_of(*line), *words);
+            }
+            assert_eq!(refusal.words_of(99), refusal.words);
+            assert!(refusal.is_of_all(1) && !refusal.is_of_all(2), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_all_lines_is_told_from_one_of_some() {
+        let list = |lines: &[u64]| {
+            let data: Vec<_> = lines
+                .iter()
+                .map(|line| serde_json::json!({ "line_number": line, "error_message": "x" }))
+                .collect();
+            serde_json::json!({ "error": "partial write", "data": data }).to_string()
+        };
+        let dropped = |n: u32| format!("partial write: … dropped={n}");
+        let cases = [
+            (list(&[1, 2, 3]), 3, true),
+            (list(&[3, 1, 2, 2]), 3, true),
+            (list(&[1, 2]), 3, false),
+            // Lines that were not sent are none of them.
+            (list(&[2, 3, 4]), 3, false),
+            (dropped(3), 3, true),
+            (dropped(2), 3, false),
+            ("unable to parse".to_owned(), 3, false),
+            ("unable to parse".to_owned(), 1, true),
+        ];
+        for (body, lines, all) in cases {
+            let Verdict::Refused(refusal) = judged(400, &body) else { panic!("{body}") };
+            assert_eq!(refusal.is_of_all(lines), all, "{body}");
+        }
     }
 
     #[test]

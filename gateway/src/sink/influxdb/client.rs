@@ -30,24 +30,25 @@ use std::{
     pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
     task::Poll,
+    time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
     task,
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
 
-/// Most bytes of an answer that are read; a store may repeat every line that it refuses.
-const MAX_ANSWER_BYTES: usize = 64 << 10;
+/// Most bytes of an answer that are read; InfluxDB 3 repeats every line that it refuses.
+const MAX_ANSWER_BYTES: usize = 1 << 20;
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 type Body = Full<Bytes>;
 type Driver = http1::Connection<TokioIo<Box<dyn Stream>>, Body>;
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 struct Connection {
     sender: http1::SendRequest<Body>,
@@ -123,13 +124,17 @@ impl Client {
                 Err(error) => return again(format!("compressing has failed: {error}")),
             },
         };
+        let verdict = self.attempt(bucket, body.clone()).await;
+        // A token that was replaced in its file is used at once.
+        if matches!(verdict, Verdict::Blocked(_)) && self.read_token_again().await {
+            return self.attempt(bucket, body).await;
+        }
+        verdict
+    }
+
+    async fn attempt(&self, bucket: &str, body: Bytes) -> Verdict {
         match timeout(self.options.timeout, self.exchange(bucket, body)).await {
-            Ok(Ok((status, headers, body))) => {
-                if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
-                    self.read_token_again();
-                }
-                judge(status, &headers, &body)
-            }
+            Ok(Ok((status, headers, body))) => judge(status, &headers, &body),
             Ok(Err(error)) => again(format!("{}: {}", self.whom(), causes(&*error))),
             Err(_) => {
                 let within = self.options.timeout;
@@ -138,8 +143,8 @@ impl Client {
         }
     }
 
-    fn whom(&self) -> String {
-        format!("the store at {}", self.authority.to_str().unwrap_or(&self.host))
+    pub(super) fn whom(&self) -> String {
+        format!("the store at {}", self.authority())
     }
 
     async fn exchange(
@@ -171,14 +176,54 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<Connection, Failure> {
+        let (sender, driver) = http1::handshake(TokioIo::new(self.dial().await?)).await?;
+        Ok(Connection { sender, driver: Box::pin(driver) })
+    }
+
+    async fn dial(&self) -> Result<Box<dyn Stream>, Failure> {
         let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
         tcp.set_nodelay(true)?;
-        let stream: Box<dyn Stream> = match &self.tls {
+        Ok(match &self.tls {
             None => Box::new(tcp),
             Some((connector, name)) => Box::new(connector.connect(name.clone(), tcp).await?),
-        };
-        let (sender, driver) = http1::handshake(TokioIo::new(stream)).await?;
-        Ok(Connection { sender, driver: Box::pin(driver) })
+        })
+    }
+
+    /// Carries connections to `listener` to the store, one after another. Ends when the store
+    /// cannot be reached or breaks one off.
+    pub(super) async fn carry(&self, listener: &TcpListener) -> Failure {
+        loop {
+            let carried = async {
+                let (mut near, _) = listener.accept().await?;
+                let (from_far, mut to_far) = tokio::io::split(self.dial().await?);
+                let (mut from_near, mut to_near) = near.split();
+                let mut from_far = from_far.take(MAX_ANSWER_BYTES as u64);
+                // Whichever side ends it: one connection is one request and its answer.
+                tokio::select! {
+                    end = tokio::io::copy(&mut from_near, &mut to_far) => end?,
+                    end = tokio::io::copy(&mut from_far, &mut to_near) => end?,
+                };
+                Ok::<_, Failure>(to_near.shutdown().await?)
+            };
+            if let Err(failure) = carried.await {
+                return failure;
+            }
+        }
+    }
+
+    /// Its name and port, as requests name it.
+    pub(super) fn authority(&self) -> &str {
+        self.authority.to_str().unwrap_or(&self.host)
+    }
+
+    /// An answer must be complete within this.
+    pub(super) fn time_limit(&self) -> Duration {
+        self.options.timeout
+    }
+
+    /// The token as it is now; empty if there is none.
+    pub(super) fn token(&self) -> Result<String, OpenError> {
+        token(&self.options)
     }
 
     /// Sends a request and takes the whole answer; keeps the connection if it can be used again.
@@ -227,11 +272,16 @@ impl Client {
         request.body(Full::new(body))
     }
 
-    /// A token that was replaced in its file is good for the next attempt.
-    fn read_token_again(&self) {
-        if let Ok(new) = authorization(&self.options) {
-            *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = new;
-        }
+    /// Whether the token in the file is another one than before.
+    async fn read_token_again(&self) -> bool {
+        let options = self.options.clone();
+        let Ok(Ok(new)) = task::spawn_blocking(move || authorization(&options)).await else {
+            return false;
+        };
+        let mut old = self.authorization.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = *old != new;
+        *old = new;
+        is_new
     }
 }
 
@@ -254,7 +304,7 @@ fn again(why: String) -> Verdict {
 }
 
 /// An error with its causes.
-fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -270,16 +320,28 @@ fn compressed(lines: &[u8]) -> std::io::Result<Bytes> {
     encoder.finish().map(Bytes::from)
 }
 
-fn authorization(options: &Options) -> Result<Option<HeaderValue>, OpenError> {
-    let wrong = |why: String| OpenError::Token { sink: options.name.clone(), why };
-    let token = match &options.token {
-        Token::None => return Ok(None),
+fn wrong_token(options: &Options, why: String) -> OpenError {
+    OpenError::Token { sink: options.name.clone(), why }
+}
+
+/// Empty if there is none.
+fn token(options: &Options) -> Result<String, OpenError> {
+    let text = match &options.token {
+        Token::None => return Ok(String::new()),
         Token::Text(token) => token.clone(),
-        Token::File(path) => fs::read_to_string(path)
-            .map_err(|error| wrong(format!("cannot read {}: {error}", path.display())))?,
+        Token::File(path) => fs::read_to_string(path).map_err(|error| {
+            wrong_token(options, format!("cannot read {}: {error}", path.display()))
+        })?,
     };
-    let mut value = HeaderValue::try_from(format!("Token {}", token.trim()))
-        .map_err(|_| wrong("it holds characters that no token has".to_owned()))?;
+    Ok(text.trim().to_owned())
+}
+
+fn authorization(options: &Options) -> Result<Option<HeaderValue>, OpenError> {
+    if options.token == Token::None {
+        return Ok(None);
+    }
+    let mut value = HeaderValue::try_from(format!("Token {}", token(options)?))
+        .map_err(|_| wrong_token(options, "it holds characters that no token has".to_owned()))?;
     value.set_sensitive(true);
     Ok(Some(value))
 }

@@ -1,9 +1,10 @@
 //! Which points of a request the store does not take.
 //!
-//! InfluxDB stores the rest of a request with bad points and says how many it dropped, and of one
-//! of them why; other stores may store nothing and say less. So nothing is believed but this: a
-//! request that was confirmed is stored; points of which the store says that all were dropped are
-//! refused. Everything between is divided, first along the store's words, then in halves.
+//! InfluxDB 1 and 2 store the rest of a request with bad points and say how many they dropped, and
+//! of one of them why; InfluxDB 3 names the lines; other stores may store nothing and say less. So
+//! nothing is believed but this: a request that was confirmed is stored; points of which the store
+//! says that all were dropped are refused. Everything between is divided, first along the store's
+//! words, then in halves.
 
 use super::{
     InfluxDb,
@@ -42,9 +43,9 @@ impl InfluxDb {
                 None => self.post(&chunk.bucket, body(chunk, &part)).await,
             };
             match verdict {
-                Verdict::Stored => {}
+                Verdict::Stored => work.confirmed_parts += 1,
                 Verdict::Refused(refusal) => {
-                    if part.len() == 1 || refusal.dropped == Some(part.len()) {
+                    if refusal.is_of_all(part.len()) {
                         work.refuse(&part, &refusal);
                         self.suspect(&work, &refusal)?;
                         self.remember(chunk, &part, &refusal);
@@ -54,14 +55,16 @@ impl InfluxDb {
                 }
                 Verdict::TooLarge(words) => {
                     work.no_larger = true;
-                    let refusal = Refusal { words, dropped: None, about_points: true };
+                    let refusal = Refusal::of_points(words);
                     if part.len() == 1 {
                         work.refuse(&part, &refusal);
                     } else {
                         halve(part, &mut parts);
                     }
                 }
-                Verdict::Blocked(why) => return Err(SinkError::Blocked { why }),
+                Verdict::Blocked(why) | Verdict::Missing(why) => {
+                    return Err(SinkError::Blocked { why });
+                }
                 Verdict::Again { after, why } => return Err(SinkError::Retry { after, why }),
             }
             next = parts.pop().map(|part| (part, None));
@@ -79,7 +82,9 @@ impl InfluxDb {
     /// Not while the store may be the wrong one.
     fn remember(&self, chunk: &Chunk, part: &[usize], refusal: &Refusal) {
         if refusal.about_points || self.accepts.load(Ordering::Relaxed) {
-            let found = part.iter().map(|&at| (chunk.points[at].0, refusal.words.clone()));
+            let words = |line: usize| refusal.words_of(line).to_owned();
+            let lines = part.iter().enumerate();
+            let found = lines.map(|(line, &at)| (chunk.points[at].0, words(line)));
             self.refused().extend(found);
         }
     }
@@ -97,7 +102,9 @@ impl InfluxDb {
     /// Points that were divided along the store's words went out of order, and the newer of two
     /// equal ones must win: what is good goes once more, in order.
     async fn restore_order(&self, chunk: &Chunk, work: &Work) -> Result<(), SinkError> {
-        if !work.out_of_order || work.no_larger {
+        // All in one request, in their order, is as good as never divided.
+        let in_one = work.confirmed_parts == 1 && !work.sorted;
+        if !work.out_of_order || in_one || work.no_larger {
             return Ok(());
         }
         let good: Part =
@@ -107,7 +114,7 @@ impl InfluxDb {
         }
         match self.post(&chunk.bucket, body(chunk, &good)).await {
             Verdict::Stored => Ok(()),
-            Verdict::Blocked(why) => Err(SinkError::Blocked { why }),
+            Verdict::Blocked(why) | Verdict::Missing(why) => Err(SinkError::Blocked { why }),
             Verdict::Again { after, why } => Err(SinkError::Retry { after, why }),
             Verdict::Refused(Refusal { words: why, .. }) | Verdict::TooLarge(why) => {
                 Err(SinkError::Retry { after: None, why })
@@ -132,7 +139,10 @@ struct Work {
     /// The words of a refusal that was not about points.
     suspicion: Option<String>,
     out_of_order: bool,
+    /// By time.
+    sorted: bool,
     no_larger: bool,
+    confirmed_parts: usize,
 }
 
 impl Work {
@@ -149,7 +159,9 @@ impl Work {
         if !refusal.about_points {
             self.suspicion = Some(refusal.words.clone());
         }
-        self.refused.extend(part.iter().map(|&index| (index, refusal.words.clone())));
+        let words = |line: usize| refusal.words_of(line).to_owned();
+        let refused = part.iter().enumerate().map(|(line, &index)| (index, words(line)));
+        self.refused.extend(refused);
     }
 
     fn accepted_any(&self, chunk: &Chunk) -> bool {
@@ -158,19 +170,21 @@ impl Work {
 
     /// Along the store's words if they help, else in halves.
     fn divide(&mut self, chunk: &Chunk, part: Part, refusal: &Refusal, parts: &mut Vec<Part>) {
-        if let Some(meant) = Meant::by(&refusal.words) {
-            let (named, others): (Part, Part) =
-                part.iter().partition(|&&index| meant.is(chunk.line(index)));
-            if !named.is_empty() && !others.is_empty() {
-                self.out_of_order = true;
-                parts.extend([others, named]);
-                return;
-            }
+        let meant = Meant::by(&refusal.words);
+        let (named, others): (Vec<_>, Vec<_>) = part.iter().enumerate().partition(|(line, at)| {
+            let is_named = refusal.named.binary_search_by_key(line, |(line, _)| *line).is_ok();
+            is_named || meant.as_ref().is_some_and(|meant| meant.is(chunk.line(**at)))
+        });
+        if !named.is_empty() && !others.is_empty() {
+            self.out_of_order = true;
+            let of = |lines: Vec<(usize, &usize)>| lines.into_iter().map(|(_, &at)| at).collect();
+            parts.extend([of(others), of(named)]);
+            return;
         }
         let mut part = part;
         if refusal.words.contains("beyond retention policy") {
             // What is too old lies together then.
-            self.out_of_order = true;
+            (self.out_of_order, self.sorted) = (true, true);
             part.sort_by_key(|&index| time(chunk.line(index)));
         }
         halve(part, parts);

@@ -20,6 +20,7 @@
 //! | names | see [`line_protocol`](super::line_protocol) | series are `measurement_field` |
 
 mod answer;
+mod buckets;
 mod client;
 mod isolate;
 mod window;
@@ -27,6 +28,8 @@ mod window;
 use super::{Batch, RejectedPoint, Sink, SinkError, line_protocol::Dialect};
 use crate::record::{PointId, Position};
 use answer::Verdict;
+use buckets::Buckets;
+
 use bytes::Bytes;
 use client::Client;
 use std::{
@@ -64,6 +67,17 @@ pub struct Options {
     pub in_flight: usize,
     /// Whose line protocol.
     pub dialect: Dialect,
+    /// Makes a bucket that is missing, to be kept so long.
+    pub create_bucket: Option<Keep>,
+}
+
+/// How long a bucket that is made keeps its points.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Until they are deleted.
+    Forever,
+    /// In whole seconds.
+    For(Duration),
 }
 
 /// Where the token of a store is.
@@ -122,6 +136,8 @@ pub enum OpenError {
 #[derive(Debug)]
 pub struct InfluxDb {
     client: Client,
+    /// If missing ones are made.
+    buckets: Option<Buckets>,
     in_flight: usize,
     encoder: Arc<Mutex<Encoder>>,
     /// The store has taken something since the start: it is what it should be.
@@ -139,10 +155,12 @@ impl InfluxDb {
     pub fn open(options: Options) -> Result<Self, OpenError> {
         let encoder = Encoder::new(options.dialect, &options.bucket);
         let in_flight = options.in_flight.max(1);
+        let buckets = options.create_bucket.map(|keep| Buckets::new(&options.org, keep));
         let client = Client::new(options)?;
         let encoder = Arc::new(Mutex::new(encoder));
         Ok(Self {
             client,
+            buckets,
             in_flight,
             encoder,
             accepts: AtomicBool::new(false),
@@ -187,7 +205,17 @@ impl InfluxDb {
     }
 
     async fn post(&self, bucket: &str, body: Bytes) -> Verdict {
-        let verdict = self.client.write(bucket, body).await;
+        let mut verdict = self.client.write(bucket, body.clone()).await;
+        if let (Verdict::Missing(_), Some(buckets)) = (&verdict, &self.buckets) {
+            verdict = match buckets.make(&self.client, bucket).await {
+                Ok(()) => self.client.write(bucket, body).await,
+                Err(verdict) => verdict,
+            };
+        }
+        if let Verdict::Missing(said) = verdict {
+            let why = format!("{said}; make the bucket, or correct url, org and bucket");
+            return Verdict::Blocked(why);
+        }
         if matches!(verdict, Verdict::Stored) {
             self.accepts.store(true, Ordering::Relaxed);
         }

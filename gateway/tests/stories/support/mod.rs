@@ -214,6 +214,13 @@ impl Gateway {
         self.said.try_iter().collect()
     }
 
+    /// Resident memory, in KiB.
+    pub fn memory_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// A page of the admin listener: status and body.
     pub fn get(&self, path: &str) -> (u16, String) {
         http_get(port_of(&self.admin), path)

@@ -38,7 +38,7 @@ pub struct Seen {
     pub body: Vec<u8>,
 }
 
-type Rule = Box<dyn FnMut(&str) -> Answer + Send>;
+type Rule = Box<dyn FnMut(&Seen, &str) -> Answer + Send>;
 
 struct Shared {
     rule: Rule,
@@ -62,7 +62,7 @@ impl Scripted {
     pub fn start_on(port: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let rule: Rule = Box::new(|_| Answer::Store);
+        let rule: Rule = Box::new(|_, _| Answer::Store);
         let shared = Shared { rule, stored: BTreeSet::new(), seen: Vec::new() };
         let shared = Arc::new(Mutex::new(shared));
         let of_threads = Arc::clone(&shared);
@@ -80,8 +80,18 @@ impl Scripted {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// From now on it does what `rule` says of the lines of a request.
-    pub fn rule(&self, rule: impl FnMut(&str) -> Answer + Send + 'static) {
+    pub fn rule(&self, mut rule: impl FnMut(&str) -> Answer + Send + 'static) {
+        self.rule_of(move |_, lines| rule(lines));
+    }
+
+    /// …of a request and its lines.
+    pub fn rule_of(&self, rule: impl FnMut(&Seen, &str) -> Answer + Send + 'static) {
         self.shared.lock().unwrap().rule = Box::new(rule);
     }
 
@@ -116,7 +126,7 @@ fn serve(stream: TcpStream, shared: &Mutex<Shared>) {
         let answer = {
             let mut shared = shared.lock().unwrap();
             shared.seen.push(seen.clone());
-            let answer = (shared.rule)(&lines.join("\n"));
+            let answer = (shared.rule)(&seen, &lines.join("\n"));
             match &answer {
                 Answer::Store | Answer::StoreAndDrop | Answer::Slow(_) => {
                     shared.stored.extend(lines);

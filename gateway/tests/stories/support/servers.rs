@@ -51,7 +51,12 @@ impl Influx {
     pub fn with_limit(limit: &str, databases: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (port, front) = (free_port(), free_port());
-        let nginx = nginx(dir.path(), front, port, limit);
+        let locations = format!(
+            "location = /api/v2/write {{\n\
+             rewrite ^ /write?db=$arg_bucket&precision=n? break; \
+             proxy_pass http://127.0.0.1:{port};\n}}\n"
+        );
+        let nginx = nginx(dir.path(), front, limit, &locations);
         let mut influx = Self { dir, port, front, server: None, _nginx: nginx };
         influx.up();
         for database in databases {
@@ -117,7 +122,33 @@ impl Influx {
     }
 }
 
-fn nginx(dir: &Path, front: u16, port: u16, limit: &str) -> Process {
+/// A TLS proxy in front of whatever listens on a port.
+pub struct TlsFront {
+    dir: tempfile::TempDir,
+    front: u16,
+    _nginx: Process,
+}
+
+impl TlsFront {
+    pub fn start(port: u16) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let front = free_port();
+        let locations = format!("location / {{ proxy_pass http://127.0.0.1:{port}; }}\n");
+        let nginx = nginx(dir.path(), front, "64m", &locations);
+        Self { dir, front, _nginx: nginx }
+    }
+
+    pub fn url(&self) -> String {
+        format!("https://localhost:{}", self.front)
+    }
+
+    /// Vouches for it.
+    pub fn ca(&self) -> PathBuf {
+        self.dir.path().join("front.pem")
+    }
+}
+
+fn nginx(dir: &Path, front: u16, limit: &str, locations: &str) -> Process {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     std::fs::write(dir.join("front.pem"), made.cert.pem()).unwrap();
     std::fs::write(dir.join("front-key.pem"), made.signing_key.serialize_pem()).unwrap();
@@ -132,9 +163,7 @@ fn nginx(dir: &Path, front: u16, port: u16, limit: &str) -> Process {
          server {{\n\
          listen 127.0.0.1:{front} ssl; ssl_certificate front.pem;\n\
          ssl_certificate_key front-key.pem;\n\
-         location = /api/v2/write {{\n\
-         rewrite ^ /write?db=$arg_bucket&precision=n? break; proxy_pass http://127.0.0.1:{port};\n\
-         }}\n}}\n}}\n"
+         {locations}}}\n}}\n"
     );
     std::fs::write(dir.join("nginx.conf"), config).unwrap();
     let mut command = Command::new("nginx");
