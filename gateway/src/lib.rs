@@ -16,6 +16,7 @@ pub mod config;
 pub mod data_dir;
 pub mod forward;
 pub mod ingest;
+pub mod inspect;
 pub mod log;
 pub mod logging;
 pub mod metrics;
@@ -39,12 +40,14 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How often it is looked for segments that nobody needs any more.
 const RETENTION_INTERVAL: Duration = Duration::from_millis(500);
+/// After so long without a new record the log vouches for the newest ones.
+const VOUCH_AFTER: Duration = Duration::from_secs(2);
 
 /// Runs the gateway until a signal stops it in order.
 ///
@@ -114,6 +117,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     });
     let mut server_task = Tasks::new();
     server_task.spawn("devices' listener", ok(server.run()));
+    let mut scrub_task = Tasks::new();
+    if let Some(every) = config.log.scrub_every {
+        scrub_task.spawn("scrub", ok(log::scrub(log.clone(), every, stop_server.clone())));
+    }
     let mut retention_task = Tasks::new();
     let retention = retain(log, wire::room(&config), retained, committer, readiness.clone());
     retention_task.spawn("retention", ok(stop_server.clone().run_until_cancelled_owned(retention)));
@@ -133,6 +140,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         ended = log_task.next() => ended,
         ended = sink_tasks.next(), if !sink_tasks.is_empty() => ended,
         ended = retention_task.next() => ended,
+        ended = scrub_task.next(), if !scrub_task.is_empty() => ended,
         ended = admin_task.next() => ended,
     };
     if let Some(ended) = &failed {
@@ -147,6 +155,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     stop_server.cancel();
     sequence.tasks(&mut server_task).await;
     sequence.tasks(&mut retention_task).await;
+    sequence.tasks(&mut scrub_task).await;
     // The last sender is gone with the server and retention: the committer drains and closes.
     sequence.tasks(&mut log_task).await;
     stop_sinks.cancel();
@@ -203,8 +212,12 @@ async fn retain(
 ) {
     let mut interval = tokio::time::interval(RETENTION_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut newest = Newest::of(&log);
     loop {
         interval.tick().await;
+        if newest.wants_a_word(&log) && committer.requests.send(Request::Vouch).await.is_err() {
+            return;
+        }
         if log.poisoned().is_some() {
             readiness.set(NotReady::LogPoisoned);
         }
@@ -238,5 +251,29 @@ async fn retain(
         if committer.requests.send(Request::Retain { from }).await.is_err() {
             return;
         }
+    }
+}
+
+/// Notices when nothing has been appended for a while. Each new record vouches for those before it;
+/// without one the newest would be taken for a torn tail if they rotted before the next start.
+struct Newest {
+    position: record::Position,
+    since: Instant,
+    vouched: bool,
+}
+
+impl Newest {
+    fn of(log: &log::Shared) -> Self {
+        Self { position: log.durable(), since: Instant::now(), vouched: true }
+    }
+
+    /// True once for every time that the log has come to rest.
+    fn wants_a_word(&mut self, log: &log::Shared) -> bool {
+        if self.position != log.durable() {
+            *self = Self { vouched: false, ..Self::of(log) };
+        }
+        let wants = !self.vouched && self.since.elapsed() >= VOUCH_AFTER;
+        self.vouched |= wants;
+        wants
     }
 }

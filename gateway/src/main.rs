@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use gateway::{
     config::{self, Config, ConfigError, Overrides},
     data_dir::{DataDir, TokenKey, is_host},
+    inspect,
 };
 use std::{
     io::{self, Write},
@@ -51,6 +52,48 @@ enum Command {
         /// How long the token is good
         #[arg(long, value_name = "DURATION", default_value = "30d", value_parser = ttl)]
         ttl: Duration,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Looks into the log, beside a running gateway or without one; changes nothing
+    Log {
+        #[command(subcommand)]
+        command: LogCommand,
+    },
+}
+
+#[derive(Subcommand)]
+enum LogCommand {
+    /// Records, readings, sizes, times, and who has it open
+    Stat {
+        /// One JSON object instead of text
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Reads all of it; exit code 1 if an acknowledged record is damaged, with what to do
+    Verify {
+        /// One JSON object instead of text
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Shows the newest records with their readings; the very last may not be acknowledged yet
+    Tail {
+        /// How many
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
+        records: usize,
+        /// Only of this device: its id, or realm/id
+        #[arg(long, value_name = "ID")]
+        device: Option<String>,
+        /// Go on with what comes
+        #[arg(short, long)]
+        follow: bool,
+        /// One JSON object a line instead of text
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         place: Place,
     },
@@ -169,6 +212,32 @@ fn execute(command: Command) -> Result<(), Failure> {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(running)?;
             print(&(key.mint(&device, now.as_secs(), ttl).map_err(running)? + "\n"))
         }
+        Command::Log { command } => look(command),
+    }
+}
+
+fn look(command: LogCommand) -> Result<(), Failure> {
+    let log = |place: Place| Ok::<_, Failure>(place.load(Vec::new())?.data_dir.join("log"));
+    let out = &mut io::BufWriter::new(io::stdout().lock());
+    let looked = match command {
+        LogCommand::Stat { json, place } => inspect::stat(&log(place)?, json, out),
+        LogCommand::Verify { json, place } => match inspect::verify(&log(place)?, json, out) {
+            Ok(false) => {
+                out.flush().map_err(running)?;
+                return Err(running(anyhow::anyhow!(
+                    "acknowledged records of the log are damaged"
+                )));
+            }
+            checked => checked.map(|_| ()),
+        },
+        LogCommand::Tail { records, device, follow, json, place } => {
+            let options = inspect::Options { records, device, follow, json };
+            inspect::tail(&log(place)?, &options, out)
+        }
+    };
+    match looked.and_then(|()| Ok(out.flush()?)) {
+        Err(error) if !error.is_closed_pipe() => Err(running(error)),
+        _ => Ok(()),
     }
 }
 

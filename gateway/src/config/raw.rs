@@ -177,6 +177,7 @@ pub(super) struct Log {
     pub(super) keep_for: Span,
     pub(super) keep_bytes: Size,
     pub(super) reserve_bytes: Size,
+    pub(super) scrub_every: SpanOrOff,
 }
 
 impl Default for Log {
@@ -187,6 +188,7 @@ impl Default for Log {
             keep_for: seconds(24 * 3600),
             keep_bytes: Size(GIB),
             reserve_bytes: Size(256 * MIB),
+            scrub_every: SpanOrOff(Some(Duration::from_secs(24 * 3600))),
         }
     }
 }

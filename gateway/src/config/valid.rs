@@ -139,6 +139,8 @@ pub struct Log {
     pub keep_bytes: u64,
     /// Free bytes on the file system below which batches are refused.
     pub reserve_bytes: u64,
+    /// Closed segments are read and checked once in this time.
+    pub scrub_every: Option<Duration>,
 }
 
 /// What happens when the log is full because of a sink.

@@ -199,6 +199,10 @@ impl Committer {
                 self.finish_group()?;
                 self.retain(from)?;
             }
+            Request::Vouch => {
+                self.finish_group()?;
+                self.vouch()?;
+            }
         }
         Ok(())
     }

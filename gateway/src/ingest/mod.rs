@@ -86,6 +86,8 @@ pub enum Request {
         /// The oldest position to keep.
         from: Position,
     },
+    /// Nothing has come for a while: vouch for what is durable.
+    Vouch,
 }
 
 /// What became of a request. Outcomes of one connection come in the order of its requests.

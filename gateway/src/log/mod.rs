@@ -27,10 +27,12 @@ mod reader;
 mod recovery;
 pub mod retention;
 mod scan;
+mod scrub;
 mod segment;
 mod shared;
 mod state;
 mod survey;
+mod tail;
 mod verify;
 mod writer;
 
@@ -38,7 +40,9 @@ pub use error::{CommitError, LogError, ReadError};
 pub use files::{File, Files, Lock, Locked, Open, RealFiles};
 pub use reader::Reader;
 pub use recovery::{Damaged, Recovery, Torn};
+pub use scrub::scrub;
 pub use shared::{SegmentInfo, Shared};
+pub use tail::{Tail, Tailed};
 pub use verify::{Report, SegmentReport, verify, verify_with};
 pub use writer::{DeletedSegments, Writer};
 
@@ -106,6 +110,39 @@ pub fn identity(dir: &Path, files: &dyn Files) -> Result<Option<Uuid>, LogError>
         return Ok(None);
     }
     found::peek(files, dir)
+}
+
+/// The low-water mark of the log in `dir`, if it can be read. Takes no lock.
+///
+/// # Errors
+/// The file cannot be read, or a newer gateway wrote it.
+pub fn low_mark(dir: &Path, files: &dyn Files) -> Result<Option<Position>, LogError> {
+    let low = state::load(files, dir, state::StateFile::Low)?;
+    Ok(low.map(|low| Position(low.value)))
+}
+
+/// A segment as its file shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentHead {
+    /// Its first position.
+    pub base: Position,
+    /// Length of the file in bytes.
+    pub bytes: u64,
+    /// When it was begun, nanoseconds since the Unix epoch; `None` if its header is damaged.
+    pub created_at_ns: Option<i64>,
+}
+
+/// All segments in `dir`, ascending, by their headers. Takes no lock.
+///
+/// # Errors
+/// A file cannot be read, or a newer gateway wrote it.
+pub fn heads(dir: &Path, files: &dyn Files) -> Result<Vec<SegmentHead>, LogError> {
+    let head = |found: found::Found| SegmentHead {
+        base: found.base,
+        bytes: found.bytes,
+        created_at_ns: found.is_valid().then(|| found.created_at_ns()),
+    };
+    Ok(found::find(files, dir)?.into_iter().map(head).collect())
 }
 
 /// Opens the log, or makes it. `known_durable` is the highest position that any sink of this log

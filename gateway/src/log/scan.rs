@@ -67,9 +67,19 @@ enum At {
 impl Scanner {
     /// At the beginning of the segment whose first record is `base`.
     pub(super) fn new(file: Arc<dyn File>, salt: Salt, base: Position) -> Self {
+        Self::at_frame(file, salt, SEGMENT_HEADER_BYTES as u64, base)
+    }
+
+    /// Where the frame begins that should hold `expected`.
+    pub(super) fn at_frame(
+        file: Arc<dyn File>,
+        salt: Salt,
+        offset: u64,
+        expected: Position,
+    ) -> Self {
         let window =
             Window { file, start: 0, bytes: Bytes::new(), lenient: false, unreadable: None };
-        Self { window, salt, offset: SEGMENT_HEADER_BYTES as u64, expected: base }
+        Self { window, salt, offset, expected }
     }
 
     /// Where the next frame is looked for.

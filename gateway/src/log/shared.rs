@@ -1,16 +1,8 @@
 //! What everybody but the writer has of the open log.
 
-use super::{
-    Damaged, ReadError, SegmentReport,
-    files::{Files, Open},
-    format::Salt,
-    reader::Reader,
-    segment::{Segment, before},
-    survey::Survey,
-};
+use super::{files::Files, reader::Reader, segment::Segment};
 use crate::{metrics::LogMetrics, record::Position};
 use std::{
-    io,
     path::PathBuf,
     sync::{
         Arc, OnceLock, PoisonError, RwLock,
@@ -112,35 +104,6 @@ impl Shared {
     /// of the log and then waits; if the position was deleted, the first read says so.
     pub fn reader_at(&self, first: Position) -> Reader {
         Reader::new(Arc::clone(&self.0), first)
-    }
-
-    /// Reads and checks every frame of the segment that begins with `base`, for an idle scrub.
-    /// Blocks for as long as reading a segment takes.
-    ///
-    /// # Errors
-    /// There is no such segment (any more), or it cannot be read.
-    pub fn check_segment(&self, base: Position) -> Result<SegmentReport, ReadError> {
-        let segment = self
-            .0
-            .list()
-            .iter()
-            .find(|segment| segment.base == base)
-            .cloned()
-            .ok_or_else(|| ReadError::Deleted { wanted: base, oldest: self.oldest() })?;
-        let following = self.0.after(base);
-        let extent = segment.extent();
-        let path = segment.path.clone();
-        let read = || -> io::Result<SegmentReport> {
-            let file = self.0.files.open(&path, Open::Read)?;
-            let survey = Survey::take(file, Salt::new(self.0.uuid, base), base, extent.end)?;
-            let end = following.as_ref().map_or(extent.last, |segment| before(segment.base));
-            Ok(SegmentReport::new(path.clone(), base, extent.end, &survey, end, extent.end))
-        };
-        let report = read().map_err(|source| ReadError::Io { path, offset: 0, source })?;
-        self.0.metrics.scrubbed.increment(1);
-        let lost = report.damaged.iter().map(Damaged::records).sum();
-        self.0.metrics.damaged_records.increment(lost);
-        Ok(report)
     }
 }
 

@@ -28,6 +28,9 @@ pub(super) struct Survey {
     pub(super) unreadable: Option<io::Error>,
 }
 
+/// Called with the offset that was reached; its error ends the walk.
+pub(super) type Pace<'a> = &'a mut dyn FnMut(u64) -> io::Result<()>;
+
 impl Survey {
     /// Walks a segment up to `end`.
     pub(super) fn take(
@@ -36,10 +39,22 @@ impl Survey {
         base: Position,
         end: u64,
     ) -> io::Result<Self> {
+        Self::paced(file, salt, base, end, &mut |_| Ok(()))
+    }
+
+    /// [`Survey::take`], as slowly as `pace` wants it.
+    pub(super) fn paced(
+        file: Arc<dyn File>,
+        salt: Salt,
+        base: Position,
+        end: u64,
+        pace: Pace<'_>,
+    ) -> io::Result<Self> {
         let mut scanner = Scanner::new(file, salt, base);
         scanner.pass_unreadable();
         let mut survey = Self::default();
         loop {
+            pace(scanner.offset())?;
             let step = scanner.step(end)?;
             match &step {
                 Step::Record { offset, position, durable_upto, .. } => {

@@ -239,6 +239,12 @@ pub struct LogMetrics {
     pub damaged_records: Counter,
     /// Segments checked by the scrub.
     pub scrubbed: Counter,
+    /// Bytes checked by the scrub.
+    pub scrubbed_bytes: Counter,
+    /// Acknowledged records that the scrub knows to be damaged.
+    pub scrub_damaged: Gauge,
+    /// When the scrub had checked everything, seconds since the Unix epoch.
+    pub scrub_completed: Gauge,
     /// 1 after a failed write or sync.
     pub poisoned: Gauge,
 }
@@ -262,6 +268,9 @@ impl Default for LogMetrics {
             torn_bytes: Counter::noop(),
             damaged_records: Counter::noop(),
             scrubbed: Counter::noop(),
+            scrubbed_bytes: Counter::noop(),
+            scrub_damaged: Gauge::noop(),
+            scrub_completed: Gauge::noop(),
             poisoned: Gauge::noop(),
         }
     }
@@ -307,6 +316,21 @@ impl LogMetrics {
             scrubbed: registry.counter(
                 "gateway_log_scrubbed_segments_total",
                 "Segments that were read and checked while idle.",
+                &[],
+            ),
+            scrubbed_bytes: registry.counter(
+                "gateway_log_scrubbed_bytes_total",
+                "Bytes of segments that were read and checked while idle.",
+                &[],
+            ),
+            scrub_damaged: registry.gauge(
+                "gateway_log_scrub_damaged_records",
+                "Acknowledged records in sealed segments that the scrub found unreadable.",
+                &[],
+            ),
+            scrub_completed: registry.gauge(
+                "gateway_log_scrub_completed_timestamp_seconds",
+                "When all sealed segments had been checked, Unix time; 0 before the first time.",
                 &[],
             ),
             poisoned: registry.gauge(

@@ -10,4 +10,5 @@ mod golden;
 mod model;
 mod model_disk;
 mod model_files;
+mod rules;
 mod script;

@@ -76,6 +76,8 @@ pub(crate) struct Disk {
     pub(crate) tick_ns: i64,
     /// A sector of a file that cannot be read, until it is written.
     pub(crate) bad: Option<(u64, u64)>,
+    /// Calls that changed something, while somebody listens: what, and the name of the file.
+    pub(crate) trace: Option<Vec<(Call, String)>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,6 +129,13 @@ impl Disk {
         self.dead = for_good;
         self.fault = None;
         Err(io::Error::from_raw_os_error(errno))
+    }
+
+    pub(crate) fn note(&mut self, call: Call, path: &Path) {
+        if let Some(trace) = &mut self.trace {
+            let name = path.file_name().unwrap_or(path.as_os_str());
+            trace.push((call, name.to_str().unwrap().to_owned()));
+        }
     }
 
     pub(crate) fn end_process(&mut self) {

@@ -30,6 +30,7 @@ impl ModelFiles {
             clock_ns: 1_700_000_000_000_000_000,
             tick_ns: 1_000_000,
             bad: None,
+            trace: None,
         })))
     }
 
@@ -75,6 +76,11 @@ impl ModelFiles {
         disk.bad = Some((inode, offset));
     }
 
+    /// What was called since the last time, in order: writes, syncs, cuts, renames, removals.
+    pub(crate) fn calls(&self) -> Vec<(Call, String)> {
+        self.disk().trace.replace(Vec::new()).unwrap_or_default()
+    }
+
     /// Leaves this much free.
     pub(crate) fn set_free(&self, free: Option<u64>) {
         let mut disk = self.disk();
@@ -114,6 +120,7 @@ struct Handle {
     inode: u64,
     epoch: u64,
     writable: bool,
+    path: PathBuf,
 }
 
 impl Handle {
@@ -122,6 +129,9 @@ impl Handle {
         let mut disk = self.files.disk();
         assert_eq!(disk.epoch, self.epoch, "a handle outlived its process");
         disk.call(call)?;
+        if call != Call::Read {
+            disk.note(call, &self.path);
+        }
         Ok(disk)
     }
 }
@@ -255,12 +265,14 @@ impl Files for ModelFiles {
             (found, _) => found?,
         };
         let (epoch, writable) = (disk.epoch, how != Open::Read);
-        Ok(Arc::new(Handle { files: self.clone(), inode, epoch, writable }))
+        let (files, path) = (self.clone(), path.to_owned());
+        Ok(Arc::new(Handle { files, inode, epoch, writable, path }))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         let mut disk = self.disk();
         disk.call(Call::CreateDir)?;
+        disk.note(Call::CreateDir, path);
         disk.parent_exists(path)?;
         if disk.names.contains_key(path) {
             return Err(ErrorKind::AlreadyExists.into());
@@ -272,6 +284,7 @@ impl Files for ModelFiles {
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let mut disk = self.disk();
         disk.call(Call::SyncDir)?;
+        disk.note(Call::SyncDir, path);
         let of_dir = |name: &PathBuf| name.parent() == Some(path);
         let now: Vec<_> = disk
             .names
@@ -298,6 +311,7 @@ impl Files for ModelFiles {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut disk = self.disk();
         disk.call(Call::Rename)?;
+        disk.note(Call::Rename, to);
         let inode = disk.file(from)?;
         disk.names.remove(from);
         disk.names.insert(to.to_owned(), Entry::File(inode));
@@ -308,6 +322,7 @@ impl Files for ModelFiles {
         let mut disk = self.disk();
         disk.call(Call::Remove)?;
         disk.file(path)?;
+        disk.note(Call::Remove, path);
         disk.names.remove(path);
         Ok(())
     }

@@ -13,6 +13,7 @@ mod influx_buckets;
 mod influx_sink;
 mod influx_trouble;
 mod influxdb;
+mod log_command;
 mod order_and_retry;
 mod rooms;
 mod shutdown_drains;

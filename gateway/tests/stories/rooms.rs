@@ -25,6 +25,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("config", &["data_dir"]),
     ("admin", &["metrics", "config"]),
     ("logging", &["config"]),
+    ("inspect", &["log", "record"]),
     ("banner", &["config", "data_dir"]),
 ];
 

@@ -23,6 +23,8 @@ use std::{
 const MIN_ADMIN_TOKEN_BYTES: usize = 16;
 /// Longest name of a realm or sink, in bytes.
 const MAX_NAME_BYTES: usize = 64;
+/// Shortest time in which the closed segments of the log are checked once.
+const MIN_SCRUB_EVERY: Duration = Duration::from_secs(1);
 
 /// A value that is well-formed and still wrong.
 #[derive(Debug)]
@@ -278,12 +280,16 @@ fn log(raw: &raw::Log, limits: &Limits) -> Result<Log, Invalid> {
              what is not stored yet",
         ));
     }
+    if raw.scrub_every.0.is_some_and(|every| every < MIN_SCRUB_EVERY) {
+        return Err(Invalid::new("log.scrub_every", "must be at least 1s, or \"off\""));
+    }
     Ok(Log {
         segment_bytes,
         max_bytes: raw.max_bytes.0,
         keep_for: raw.keep_for.0,
         keep_bytes: raw.keep_bytes.0,
         reserve_bytes: raw.reserve_bytes.0,
+        scrub_every: raw.scrub_every.0,
     })
 }
 

@@ -28,6 +28,15 @@ impl Committer {
         Ok(())
     }
 
+    /// Lets the log vouch for its newest records.
+    pub(super) fn vouch(&mut self) -> Result<(), CommitterError> {
+        match self.log.vouch() {
+            Err(error @ log::CommitError::Poisoned { .. }) => Err(error.into()),
+            // No space; it is no harm, and the next batch says so.
+            _ => Ok(()),
+        }
+    }
+
     /// Starts a new segment, with a checkpoint at its head unless the last one is still cheap to
     /// replay from and none is demanded.
     pub(super) fn roll(&mut self, checkpoint: bool) -> Result<(), CommitterError> {
