@@ -18,6 +18,7 @@ python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
 servers=()
 command -v victoria-metrics >/dev/null || servers+=(victoria-metrics)
 command -v influxd >/dev/null || servers+=(influxdb)
+command -v promtool >/dev/null || servers+=(prometheus)
 [ -x /usr/sbin/nginx ] || command -v nginx >/dev/null || servers+=(nginx-light)
 packages+=("${servers[@]}")
 if [ ${#packages[@]} -gt 0 ]; then

@@ -25,7 +25,7 @@ pub mod server;
 pub mod session;
 pub mod shutdown;
 pub mod sink;
-mod sinks;
+pub mod sinks;
 mod wire;
 
 use admin::{Admin, NotReady, Readiness, Sources};

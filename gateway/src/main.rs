@@ -7,7 +7,10 @@ use clap::{Args, Parser, Subcommand};
 use gateway::{
     config::{self, Config, ConfigError, Overrides},
     data_dir::{DataDir, TokenKey, is_host},
+    forward::Cursor,
     inspect,
+    record::Position,
+    sinks::{self, Rewound, Standing},
 };
 use std::{
     io::{self, Write},
@@ -60,6 +63,9 @@ enum Command {
         #[command(subcommand)]
         command: LogCommand,
     },
+    /// Shows where the sinks stand, takes one back, or forgets one
+    #[command(subcommand)]
+    Sink(SinkCommand),
 }
 
 #[derive(Subcommand)]
@@ -94,6 +100,32 @@ enum LogCommand {
         /// One JSON object a line instead of text
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+#[derive(Subcommand)]
+enum SinkCommand {
+    /// Shows how far each sink has come, and its ledger there
+    List {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Lets a sink get everything again, in a new epoch of its ledger; the gateway must not run
+    Rewind {
+        /// The sink
+        name: String,
+        /// The first record that it gets [default: the oldest that the log has]
+        #[arg(long, value_name = "RECORD")]
+        to: Option<u64>,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Forgets where a sink stood that is not configured any more; the gateway must not run
+    Remove {
+        /// The sink
+        name: String,
         #[command(flatten)]
         place: Place,
     },
@@ -199,6 +231,7 @@ fn execute(command: Command) -> Result<(), Failure> {
             let text = config::effective(Some(&config), environment(), Overrides::default())?;
             print(&text)
         }
+        Command::Sink(command) => sink(command),
         Command::Token { device, ttl, place } => {
             let config = place.load(Vec::new())?;
             if !config.auth.own_key {
@@ -239,6 +272,53 @@ fn look(command: LogCommand) -> Result<(), Failure> {
         Err(error) if !error.is_closed_pipe() => Err(running(error)),
         _ => Ok(()),
     }
+}
+
+fn sink(command: SinkCommand) -> Result<(), Failure> {
+    match command {
+        SinkCommand::List { place } => {
+            print(&table(&sinks::list(&place.load(Vec::new())?).map_err(running)?))
+        }
+        SinkCommand::Rewind { name, to, place } => {
+            let config = place.load(Vec::new())?;
+            let done = sinks::rewind(&config, &name, to.map(Position)).map_err(running)?;
+            let Rewound { from, next, epoch } = done;
+            let from = from.map_or_else(String::new, |from| format!(" stood at {from},"));
+            print(&format!("{name}:{from} gets record {next} next, epoch {epoch}\n"))
+        }
+        SinkCommand::Remove { name, place } => {
+            let config = place.load(Vec::new())?;
+            let path = sinks::remove(&config, &name).map_err(running)?;
+            print(&format!("{name}: removed {}\n", path.display()))
+        }
+    }
+}
+
+fn table(sinks: &[Standing]) -> String {
+    let head = ["NAME", "TYPE", "RECORD", "EPOCH", "STORED", "QUARANTINED", "DROPPED"];
+    let mut rows = vec![head.map(str::to_owned)];
+    for sink in sinks {
+        let count = |of: fn(&Cursor) -> u64| match &sink.cursor {
+            Some(cursor) => of(cursor).to_string(),
+            None => "-".to_owned(),
+        };
+        rows.push([
+            sink.name.clone(),
+            sink.kind.unwrap_or("(not configured)").to_owned(),
+            count(|of| of.position.0),
+            count(|of| of.ledger.epoch),
+            count(|of| of.ledger.stored),
+            count(|of| of.ledger.quarantined),
+            count(|of| of.ledger.dropped.total()),
+        ]);
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths: [usize; 7] = std::array::from_fn(width);
+    let line = |row: &[String; 7]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
 }
 
 /// A reader that has gone away (`| head`) is no failure.

@@ -1,5 +1,9 @@
 //! The configured sinks, each with its forwarder and its cursor.
 
+mod standing;
+
+pub use standing::{Rewound, Standing, list, remove, rewind};
+
 use crate::{
     admin::{LedgerSnapshot, LedgerSource, NotReady, Readiness, SinkLedger},
     config::{
@@ -107,7 +111,8 @@ pub(crate) fn stored_position(
             SinkKind::Store { path, .. } => {
                 store::stored_cursor(path)?.map(|cursor| (cursor.log, cursor.position))
             }
-            SinkKind::InfluxDb(_) => CursorFile::peek(&cursor_file(&state(dir), &sink.name))?,
+            SinkKind::InfluxDb(_) => CursorFile::peek(&cursor_file(&state(dir), &sink.name))?
+                .map(|(log, cursor)| (log, cursor.position)),
         };
         if let Some((_, position)) = stored.filter(|(of, _)| Some(*of) == log) {
             highest = highest.max(position);
@@ -132,6 +137,7 @@ pub(crate) fn open(
     let range = LogRange { uuid: log.uuid(), oldest: log.oldest(), end: log.durable() };
     let mut sinks = Vec::new();
     for configured in &config.sinks {
+        standing::begin(configured, &state, log)?;
         let place = Place { config, configured, state: &state, range, log, accepted_total };
         let (run, handle) = match &configured.kind {
             SinkKind::Store { path, keep_for } => {
@@ -291,6 +297,7 @@ fn of_sink(handle: &Handle, ledger: &Ledger, total: u64) -> SinkLedger {
     let dropped = ledger.dropped;
     SinkLedger {
         name: handle.name.to_string(),
+        epoch: ledger.epoch,
         accepted: total - base,
         stored: ledger.stored,
         quarantined: ledger.quarantined,

@@ -20,6 +20,8 @@ pub struct LedgerSnapshot {
 pub struct SinkLedger {
     /// Its name.
     pub name: String,
+    /// How often it was rewound; each time all counts begin anew.
+    pub epoch: u64,
     /// Accepted since the beginning of its epoch: a sink that came later, or was rewound, counts
     /// from its first position.
     pub accepted: u64,
@@ -55,6 +57,7 @@ impl LedgerSnapshot {
             .map(|sink| {
                 json!({
                     "name": sink.name,
+                    "epoch": sink.epoch,
                     "accepted": sink.accepted,
                     "stored": sink.stored,
                     "quarantined": sink.quarantined,

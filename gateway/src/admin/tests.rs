@@ -20,6 +20,7 @@ async fn start(token: Option<&str>) -> Running {
     let ledger: LedgerSource = Arc::new(|| LedgerSnapshot {
         accepted: 10,
         sinks: vec![SinkLedger {
+            epoch: 2,
             name: "store".to_owned(),
             accepted: 10,
             stored: 6,
@@ -101,7 +102,7 @@ async fn the_ledger_is_told_with_its_balance() {
         "accepted": 10,
         "balanced": true,
         "sinks": [{
-            "name": "store", "accepted": 10, "stored": 6, "quarantined": 1,
+            "name": "store", "epoch": 2, "accepted": 10, "stored": 6, "quarantined": 1,
             "dropped": { "unsupported": 1 }, "pending": 2, "balanced": true,
         }],
     });

@@ -209,6 +209,13 @@ pub(super) enum WhenFull {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
+pub(super) enum From {
+    Oldest,
+    Now,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub(super) enum Dialect {
     InfluxDb,
     VictoriaMetrics,
@@ -223,6 +230,7 @@ pub(super) struct Sink {
     pub(super) enabled: bool,
     pub(super) required: Option<bool>,
     pub(super) when_full: Option<WhenFull>,
+    pub(super) from: From,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) path: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -263,6 +271,7 @@ impl Default for Sink {
             enabled: true,
             required: None,
             when_full: None,
+            from: From::Oldest,
             path: None,
             keep_for: None,
             url: None,

@@ -152,6 +152,15 @@ pub enum WhenFull {
     Skip,
 }
 
+/// Where a sink begins that has never run on this log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// At the oldest record that the log still has.
+    Oldest,
+    /// With what comes from now on.
+    Now,
+}
+
 /// `[sinks.NAME]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sink {
@@ -161,6 +170,8 @@ pub struct Sink {
     pub required: bool,
     /// See [`WhenFull`].
     pub when_full: WhenFull,
+    /// See [`From`].
+    pub from: From,
     /// How its forwarder groups records.
     pub batch: Batch,
     /// What it is.

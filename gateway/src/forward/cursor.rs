@@ -148,12 +148,17 @@ impl CursorFile {
         Ok((file, Cursor { position, ledger }))
     }
 
+    /// The file at `path` for a cursor in this log, whatever is in it now.
+    pub fn anew(path: &Path, log: Uuid) -> Self {
+        Self { path: path.to_owned(), log }
+    }
+
     /// Which log the file at `path` belongs to and where it stands; `None` if there is none that
     /// can be read. For who asks before the log is open: [`CursorFile::open`] judges it later.
     ///
     /// # Errors
     /// The disk's.
-    pub fn peek(path: &Path) -> Result<Option<(Uuid, Position)>, CursorError> {
+    pub fn peek(path: &Path) -> Result<Option<(Uuid, Cursor)>, CursorError> {
         let bytes = match fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -161,7 +166,9 @@ impl CursorFile {
         };
         let content = checked(&bytes).and_then(|body| serde_json::from_slice::<Content>(body).ok());
         let known = content.filter(|of| of.version <= VERSION);
-        Ok(known.and_then(|of| Some((of.log.parse().ok()?, of.position))))
+        Ok(known.and_then(|of| {
+            Some((of.log.parse().ok()?, Cursor { position: of.position, ledger: of.ledger }))
+        }))
     }
 
     /// Makes a new position durable. Blocks for two syncs.
@@ -222,8 +229,14 @@ mod tests {
 
     fn cursor() -> Cursor {
         let dropped = Dropped { damaged: 1, ..Dropped::default() };
-        let ledger =
-            Ledger { base: Some(9), accepted_total: 40, stored: 20, quarantined: 10, dropped };
+        let ledger = Ledger {
+            base: Some(9),
+            accepted_total: 40,
+            stored: 20,
+            quarantined: 10,
+            dropped,
+            epoch: 2,
+        };
         Cursor { position: Position(50), ledger }
     }
 

@@ -246,10 +246,11 @@ impl<K: Sink, S: RecordSource> Forwarder<K, S> {
         let metrics = delivery.metrics.clone();
         let (status, ledger) = (delivery.status.subscribe(), delivery.ledger.subscribe());
         let report = || {
-            let pending = accepted_total
-                .load(Ordering::Relaxed)
-                .saturating_sub(ledger.borrow().accepted_total);
-            metrics.state(pending, matches!(*status.borrow(), Status::Running));
+            let ledger = *ledger.borrow();
+            let accepted = accepted_total.load(Ordering::Relaxed);
+            let pending = accepted.saturating_sub(ledger.accepted_total);
+            let up = matches!(*status.borrow(), Status::Running);
+            metrics.state(pending, ledger.imbalance(accepted), up);
         };
         let deadline = async {
             stop.cancelled().await;

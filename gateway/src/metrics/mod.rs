@@ -396,6 +396,7 @@ pub struct SinkMetrics {
     quarantined: Counter,
     dropped: DroppedCounters,
     pending: Gauge,
+    imbalance: Gauge,
     position: Gauge,
     up: Gauge,
     /// Duration of an attempt to write a batch.
@@ -451,6 +452,12 @@ impl SinkMetrics {
                 "Record of the log up to which the sink has come.",
                 &labels,
             ),
+            imbalance: registry.gauge(
+                "gateway_ledger_imbalance_readings",
+                "Readings that the sink has passed and cannot account for: anything but 0 that \
+                 stays is an error of the gateway.",
+                &labels,
+            ),
             up: registry.gauge(
                 "gateway_sink_up",
                 "1 if the last attempt to write succeeded, 0 if it failed or the sink has stopped.",
@@ -491,8 +498,9 @@ impl SinkMetrics {
 
     /// Publishes how the sink is doing.
     #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
-    pub fn state(&self, pending: u64, up: bool) {
+    pub fn state(&self, pending: u64, imbalance: i128, up: bool) {
         self.pending.set(pending as f64);
+        self.imbalance.set(imbalance as f64);
         self.up.set(f64::from(u8::from(up)));
     }
 }

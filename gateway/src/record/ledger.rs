@@ -44,4 +44,50 @@ pub struct Ledger {
     pub quarantined: u64,
     /// Readings that are nowhere, by reason.
     pub dropped: Dropped,
+    /// How often the sink was rewound; each time all counts begin anew.
+    #[serde(default)]
+    pub epoch: u64,
+}
+
+impl Ledger {
+    /// The ledger of a sink that goes on where the log has accepted so many readings; unknown
+    /// until it has been given a record if that cannot be told.
+    pub fn beginning(accepted: Option<u64>) -> Self {
+        Self { base: accepted, accepted_total: accepted.unwrap_or(0), ..Self::default() }
+    }
+
+    /// Readings that the sink has passed and cannot account for; anything but 0 is an error of the
+    /// gateway. `accepted` is what the log has accepted in total, which no sink can be ahead of.
+    pub fn imbalance(&self, accepted: u64) -> i128 {
+        let passed = self.base.map_or(0, |base| i128::from(self.accepted_total) - i128::from(base));
+        let counted = [self.stored, self.quarantined, self.dropped.total()].map(i128::from);
+        let ahead = self.accepted_total.saturating_sub(accepted);
+        passed - counted.iter().sum::<i128>() + i128::from(ahead)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_accounted_for_shows() {
+        let dropped = Dropped { skipped: 3, unsupported: 1, ..Dropped::default() };
+        let ledger = Ledger {
+            base: Some(100),
+            accepted_total: 150,
+            stored: 44,
+            quarantined: 2,
+            dropped,
+            epoch: 1,
+        };
+        assert_eq!(ledger.imbalance(150), 0);
+        assert_eq!(ledger.imbalance(1_000), 0);
+        assert_eq!(ledger.imbalance(148), 2, "ahead of the log");
+        assert_eq!(Ledger { stored: 43, ..ledger }.imbalance(150), 1);
+        assert_eq!(Ledger { stored: 45, ..ledger }.imbalance(150), -1);
+        assert_eq!(Ledger { base: None, ..Ledger::default() }.imbalance(0), 0);
+        assert_eq!(Ledger::beginning(Some(7)).imbalance(7), 0);
+        assert_eq!(Ledger::beginning(None).imbalance(7), 0);
+    }
 }

@@ -1,7 +1,8 @@
-//! The dashboards ask only for metrics that the gateway has.
+//! The dashboards and the alert rules ask only for metrics that the gateway has, and the rules fire
+//! when they should.
 
 use super::support::Home;
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 fn metrics_in(text: &str) -> BTreeSet<String> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -28,8 +29,8 @@ fn expressions(value: &serde_json::Value, into: &mut Vec<String>) {
     }
 }
 
-#[test]
-fn every_metric_of_the_dashboards_exists() {
+/// Names of the metrics that a gateway shows.
+fn known() -> BTreeSet<String> {
     let home = Home::new();
     let gateway = home.start();
     let (_, exposed) = gateway.get("/metrics");
@@ -37,6 +38,39 @@ fn every_metric_of_the_dashboards_exists() {
     let known: BTreeSet<String> =
         types.filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
     assert!(known.len() > 20, "{exposed}");
+    known
+}
+
+#[test]
+fn the_alert_rules_are_right_by_prometheus_own_judgement() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dashboards");
+    let known = known();
+    let rules = fs::read_to_string(folder.join("alerts.yaml")).unwrap();
+    let asked = metrics_in(&rules);
+    assert!(asked.len() >= 5, "{asked:?}");
+    let unknown: Vec<_> = asked.difference(&known).collect();
+    assert!(unknown.is_empty(), "{unknown:?} do not exist");
+    for (kind, file) in [("check", "alerts.yaml"), ("test", "alerts.test.yaml")] {
+        let mut promtool = Command::new("promtool");
+        promtool.args([kind, "rules", file]).current_dir(&folder);
+        let output = promtool.output().unwrap_or_else(|error| {
+            panic!("promtool: {error}; run `make test-tools`, or install prometheus")
+        });
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(output.status.success(), "{said}");
+        assert!(said.contains("SUCCESS"), "{said}");
+    }
+    let tests = fs::read_to_string(folder.join("alerts.test.yaml")).unwrap();
+    let alerts = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
+    for alert in alerts {
+        assert!(tests.contains(&format!("alertname: {alert}\n")), "{alert} is not shown to fire");
+    }
+}
+
+#[test]
+fn every_metric_of_the_dashboards_exists() {
+    let known = known();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dashboards");
     let mut asked = 0;
     for entry in fs::read_dir(folder).unwrap() {

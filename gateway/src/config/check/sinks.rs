@@ -4,7 +4,7 @@ use super::{Invalid, duration, name, pem, read, within};
 use crate::config::{
     raw,
     units::Span,
-    valid::{AckMode, Batch, InfluxDb, Secret, Sink, SinkKind, StoreToken, WhenFull},
+    valid::{AckMode, Batch, From, InfluxDb, Secret, Sink, SinkKind, StoreToken, WhenFull},
 };
 use std::{path::PathBuf, time::Duration};
 
@@ -108,7 +108,11 @@ fn one(
         }
         raw::SinkType::InfluxDb => SinkKind::InfluxDb(influxdb(sink, &at)?),
     };
-    Ok(Sink { name: sink_name.to_owned(), required, when_full, batch, kind })
+    let from = match sink.from {
+        raw::From::Oldest => From::Oldest,
+        raw::From::Now => From::Now,
+    };
+    Ok(Sink { name: sink_name.to_owned(), required, when_full, from, batch, kind })
 }
 
 /// A key of another type would be without effect, and whoever wrote it expects one.

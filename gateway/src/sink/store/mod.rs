@@ -40,6 +40,8 @@ use uuid::Uuid;
 use worker::{Request, Worker};
 use write::{WriteError, Writer};
 
+/// Memory for pages of the file while only its cursor is changed, in bytes.
+const PLACE_CACHE_BYTES: u64 = 1024 * 1024;
 /// Batches that wait for the store's thread.
 const QUEUE: usize = 2;
 
@@ -172,6 +174,14 @@ pub enum OpenError {
 /// # Errors
 /// The file is not a store, or is newer, or damaged.
 pub fn stored_cursor(path: &Path) -> Result<Option<StoredCursor>, OpenError> {
+    Ok(standing(path)?.map(|(cursor, _)| cursor))
+}
+
+/// …and its ledger there.
+///
+/// # Errors
+/// As [`stored_cursor`].
+pub fn standing(path: &Path) -> Result<Option<(StoredCursor, Ledger)>, OpenError> {
     if !path.exists() {
         return Ok(None);
     }
@@ -183,7 +193,27 @@ pub fn stored_cursor(path: &Path) -> Result<Option<StoredCursor>, OpenError> {
     };
     let state = schema::State::load(&connection)
         .map_err(|source| OpenError::Sqlite { path: path.to_owned(), source })?;
-    Ok(state.map(|state| state.cursor()))
+    Ok(state.map(|state| (state.cursor(), state.ledger)))
+}
+
+/// Lets a store that nobody has open go on behind `position` of the log, with this ledger; makes
+/// it if it is not there. Points that it has are not doubled when they come again.
+///
+/// # Errors
+/// See [`OpenError`]; a store of another log among them.
+pub fn place(
+    path: &Path,
+    log: LogRange,
+    position: Position,
+    ledger: Ledger,
+) -> Result<(), OpenError> {
+    let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
+    let mut connection = schema::open(path, PLACE_CACHE_BYTES, log.uuid, position)?;
+    let state = schema::State::load(&connection).map_err(sqlite)?;
+    if let Some(store) = state.map(|state| state.log).filter(|store| *store != log.uuid) {
+        return Err(OpenError::OtherLog { path: path.to_owned(), store, log: log.uuid });
+    }
+    schema::place(&mut connection, position, ledger).map_err(sqlite)
 }
 
 fn is_empty(path: &Path) -> bool {

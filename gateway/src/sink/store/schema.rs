@@ -101,6 +101,44 @@ INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES
     ('stale', 'stale', '60000 30000 1');
 ";
 
+/// One row for each time that the store was rewound. Made when it is first needed: a file without
+/// it is one that never was.
+const EPOCHS: &str = "
+CREATE TABLE IF NOT EXISTS epoch (
+    number   INTEGER PRIMARY KEY,
+    position INTEGER NOT NULL,     -- where it went back to
+    base     INTEGER               -- readings that the log had accepted up to there
+) STRICT;
+";
+
+/// Puts cursor and ledger elsewhere.
+pub(super) fn place(
+    connection: &mut Connection,
+    position: Position,
+    ledger: Ledger,
+) -> Result<(), rusqlite::Error> {
+    let transaction = connection.transaction()?;
+    let Some(state) = State::load(&transaction)? else { return Ok(()) };
+    State { position, ledger, ..state }.save(&transaction)?;
+    if ledger.epoch > 0 {
+        transaction.execute_batch(EPOCHS)?;
+        transaction.execute(
+            "INSERT OR REPLACE INTO epoch VALUES (?1, ?2, ?3)",
+            params![signed(ledger.epoch), signed(position.0), ledger.base.map(signed)],
+        )?;
+    }
+    transaction.commit()
+}
+
+fn epoch(connection: &Connection) -> Result<u64, rusqlite::Error> {
+    let sql = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'epoch'";
+    if connection.query_row(sql, [], |row| row.get::<_, i64>(0))? == 0 {
+        return Ok(0);
+    }
+    let sql = "SELECT coalesce(max(number), 0) FROM epoch";
+    connection.query_row(sql, [], |row| row.get(0)).map(unsigned)
+}
+
 /// Opens the file for writing, making it if it is not there; `log` is the log whose points it is
 /// to hold.
 pub(super) fn open(
@@ -201,6 +239,7 @@ impl State {
     pub(super) fn load(connection: &Connection) -> Result<Option<Self>, rusqlite::Error> {
         let sql = "SELECT log, position, base, accepted_total, stored, damaged, skipped, expired,
                           overwritten, points, raw_from_hour FROM cursor";
+        let epoch = epoch(connection)?;
         let row = |row: &rusqlite::Row<'_>| {
             let count = |index| row.get::<_, i64>(index).map(unsigned);
             Ok(Self {
@@ -217,6 +256,7 @@ impl State {
                         unsupported: 0,
                         expired: count(7)?,
                     },
+                    epoch,
                 },
                 overwritten: count(8)?,
                 points: count(9)?,

@@ -254,6 +254,7 @@ async fn what_the_batch_dropped_is_in_the_ledger() {
         stored: 1,
         quarantined: 0,
         dropped: batch.dropped,
+        epoch: 0,
     };
     assert_eq!(store.ledger(), Some(expected));
     drop(store);
@@ -549,4 +550,33 @@ async fn points_of_all_times_are_found_by_range() {
             model.range(times.clone()).map(|(time, value)| (*time, value.clone())).collect();
         assert_eq!(reader.points(1, times, u32::MAX).unwrap(), expected);
     }
+}
+
+#[tokio::test]
+async fn a_store_that_is_rewound_takes_everything_again_and_doubles_nothing() {
+    let fixture = Fixture::new();
+    let store = fixture.open().unwrap();
+    let write = async |store: &Store, value: f64| {
+        store.write(batch(1, 0, one(5, &[("x", RawValue::Float(value))]))).await.unwrap();
+    };
+    write(&store, 1.0).await;
+    drop(store);
+    let before = fixture.all();
+    for epoch in 1..=3 {
+        let ledger = Ledger { epoch, ..Ledger::beginning(Some(0)) };
+        place(&fixture.path(), fixture.log, Position(0), ledger).unwrap();
+        assert_eq!(standing(&fixture.path()).unwrap().unwrap().1, ledger);
+        let store = fixture.open().unwrap();
+        assert_eq!((store.committed(), store.ledger()), (Some(Position(0)), Some(ledger)));
+        write(&store, 1.0).await;
+        let expected = Ledger { stored: 1, accepted_total: 1, ..ledger };
+        assert_eq!(store.ledger(), Some(expected));
+        drop(store);
+        assert_eq!(fixture.all(), before);
+    }
+    let connection = rusqlite::Connection::open(fixture.path()).unwrap();
+    let one = |sql: &str| -> i64 { connection.query_row(sql, [], |row| row.get(0)).unwrap() };
+    assert_eq!(one("SELECT overwritten FROM cursor"), 3);
+    assert_eq!(one("SELECT points FROM cursor"), 1);
+    assert_eq!(one("SELECT count(*) FROM epoch"), 3);
 }
