@@ -20,6 +20,8 @@ command -v victoria-metrics >/dev/null || servers+=(victoria-metrics)
 command -v influxd >/dev/null || servers+=(influxdb)
 command -v promtool >/dev/null || servers+=(prometheus)
 [ -x /usr/sbin/nginx ] || command -v nginx >/dev/null || servers+=(nginx-light)
+[ -x /usr/sbin/mosquitto ] || command -v mosquitto >/dev/null || servers+=(mosquitto)
+command -v mosquitto_sub >/dev/null || packages+=(mosquitto-clients)
 packages+=("${servers[@]}")
 if [ ${#packages[@]} -gt 0 ]; then
     echo "installing: ${packages[*]}"

@@ -44,6 +44,9 @@ pub fn startup_banner(
                 format!("sqlite3 -readonly {} 'SELECT * FROM readings LIMIT 10'", quoted(path))
             }
             SinkKind::InfluxDb(of) => format!("{} (bucket {})", of.url, of.bucket),
+            SinkKind::Mqtt(of) => {
+                format!("the broker {}:{} (topic {})", of.broker.host, of.broker.port, of.topic)
+            }
         };
         lines.push(("store", line));
     }

@@ -4,7 +4,8 @@
 //! accept → TLS → upgrade → session → decode + validate → log (group commit, fsync) → ack
 //!                                                         │
 //!                           one log, many readers:        ├─ forwarder → sink: embedded store
-//!                           each with its own cursor      └─ forwarder → sink: InfluxDB
+//!                           each with its own cursor      ├─ forwarder → sink: InfluxDB
+//!                                                         └─ forwarder → sink: MQTT
 //! ```
 //!
 //! [`run`] wires the rooms in this order and stops them in the order of [`shutdown`].
@@ -12,6 +13,7 @@
 pub mod admin;
 pub mod auth;
 pub mod banner;
+pub mod client_tls;
 pub mod config;
 pub mod data_dir;
 pub mod forward;
@@ -20,6 +22,7 @@ pub mod inspect;
 pub mod log;
 pub mod logging;
 pub mod metrics;
+pub mod mqtt;
 pub mod record;
 pub mod server;
 pub mod session;

@@ -13,10 +13,10 @@ use crate::{
     data_dir::DataDir,
     forward::{CursorFile, Ended, Forwarder, Handle, Options, RejectedFile, Setup, Start, Status},
     log,
-    metrics::{Registry, SinkMetrics, StoreMetrics},
+    metrics::{MqttSinkMetrics, Registry, SinkMetrics, StoreMetrics},
     record::{Ledger, Position},
     shutdown::Tasks,
-    sink::{LogRange, Sink, influxdb, store},
+    sink::{LogRange, Sink, influxdb, mqtt, store},
     wire,
 };
 use anyhow::Context;
@@ -111,8 +111,10 @@ pub(crate) fn stored_position(
             SinkKind::Store { path, .. } => {
                 store::stored_cursor(path)?.map(|cursor| (cursor.log, cursor.position))
             }
-            SinkKind::InfluxDb(_) => CursorFile::peek(&cursor_file(&state(dir), &sink.name))?
-                .map(|(log, cursor)| (log, cursor.position)),
+            SinkKind::InfluxDb(_) | SinkKind::Mqtt(_) => {
+                CursorFile::peek(&cursor_file(&state(dir), &sink.name))?
+                    .map(|(log, cursor)| (log, cursor.position))
+            }
         };
         if let Some((_, position)) = stored.filter(|(of, _)| Some(*of) == log) {
             highest = highest.max(position);
@@ -148,6 +150,11 @@ pub(crate) fn open(
             SinkKind::InfluxDb(of) => {
                 let options = wire::influxdb(&configured.name, of);
                 place.forwarder(influxdb::InfluxDb::open(options)?, registry)?
+            }
+            SinkKind::Mqtt(of) => {
+                let options = wire::mqtt_sink(&configured.name, of, range.uuid)?;
+                let metrics = MqttSinkMetrics::new(registry, &configured.name);
+                place.forwarder(mqtt::Mqtt::new(options, metrics), registry)?
             }
         };
         let (required, when_full) = (configured.required, configured.when_full);

@@ -2,18 +2,20 @@
 
 use crate::{
     auth::{DEFAULT_REALM, TrustRoot},
+    client_tls::{self, OwnCertificate},
     config::valid::{self, Config, MAX_WINDOW_BATCHES},
     data_dir::{DataDir, TokenKey},
     ingest::{self, Rules},
     log,
     metrics::{LogMetrics, Registry},
-    server,
+    mqtt, server,
     session::Patience,
-    sink::{influxdb, line_protocol::Dialect, store},
+    sink::{influxdb, line_protocol::Dialect, mqtt as mqtt_sink, store},
 };
 use anyhow::Context;
 use proto::message::Window;
 use std::{fs, path::Path, time::Duration};
+use uuid::Uuid;
 
 /// Devices that are sent away come back spread over this time.
 const RECONNECT_SPREAD: Duration = Duration::from_secs(10);
@@ -103,6 +105,62 @@ pub(crate) fn influxdb(name: &str, of: &valid::InfluxDb) -> influxdb::Options {
             .create_bucket
             .then(|| of.bucket_keep_for.map_or(influxdb::Keep::Forever, influxdb::Keep::For)),
     }
+}
+
+/// Options of a sink that publishes to a broker. `name` and `log` make it known there: the same
+/// after every start, and another for every gateway.
+///
+/// # Errors
+/// A certificate cannot be used.
+pub(crate) fn mqtt_sink(
+    name: &str,
+    of: &valid::MqttSink,
+    log: Uuid,
+) -> anyhow::Result<mqtt_sink::Options> {
+    Ok(mqtt_sink::Options {
+        broker: broker(&format!("sink-{name}"), &of.broker, log)
+            .with_context(|| format!("the sink {name}"))?,
+        topic: of.topic.clone(),
+        payload: match of.payload {
+            valid::MqttPayload::Json => mqtt_sink::Payload::Json,
+            valid::MqttPayload::MessagePack => mqtt_sink::Payload::MessagePack,
+            valid::MqttPayload::LineProtocol => mqtt_sink::Payload::LineProtocol,
+        },
+        retain: of.retain,
+        in_flight: of.in_flight,
+        max_packet_bytes: of.max_packet_bytes,
+    })
+}
+
+fn broker(purpose: &str, of: &valid::MqttBroker, log: Uuid) -> anyhow::Result<mqtt::Broker> {
+    let tls = match of.tls {
+        false => None,
+        true => {
+            let own = of.certificate.clone();
+            let own = own.map(|(cert_file, key_file)| OwnCertificate { cert_file, key_file });
+            Some(client_tls::client_config(of.ca_file.as_deref(), own.as_ref())?)
+        }
+    };
+    let login = of.user.clone().map(|user| mqtt::Login {
+        user,
+        password: match &of.password {
+            valid::StoreToken::None => mqtt::Password::None,
+            valid::StoreToken::File(path) => mqtt::Password::file(path),
+            valid::StoreToken::Text(text) => {
+                mqtt::Password::Text(String::from_utf8_lossy(text.expose()).into_owned())
+            }
+        },
+    });
+    let made = || format!("gateway-{}-{purpose}", log.simple());
+    Ok(mqtt::Broker {
+        host: of.host.clone(),
+        port: of.port,
+        tls,
+        client_id: of.client_id.clone().unwrap_or_else(made),
+        login,
+        keep_alive: of.keep_alive,
+        timeout: of.timeout,
+    })
 }
 
 /// Options of an embedded store.

@@ -198,6 +198,7 @@ impl Default for Log {
 pub(super) enum SinkType {
     Store,
     InfluxDb,
+    Mqtt,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
@@ -219,6 +220,14 @@ pub(super) enum From {
 pub(super) enum Dialect {
     InfluxDb,
     VictoriaMetrics,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Payload {
+    Json,
+    MessagePack,
+    LineProtocol,
 }
 
 /// The keys of all types; which of them a type has stands in `check/sinks.rs`.
@@ -259,6 +268,28 @@ pub(super) struct Sink {
     pub(super) create_bucket: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) bucket_keep_for: Option<SpanOrOff>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) topic: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) payload: Option<Payload>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) retain: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) client_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) password_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) password_env: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cert_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) key_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) keep_alive: Option<Span>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) max_packet_bytes: Option<Size>,
     pub(super) batch_readings: u32,
     pub(super) batch_bytes: Size,
     pub(super) batch_delay: Span,
@@ -286,6 +317,17 @@ impl Default for Sink {
             dialect: None,
             create_bucket: None,
             bucket_keep_for: None,
+            topic: None,
+            payload: None,
+            retain: None,
+            client_id: None,
+            user: None,
+            password_file: None,
+            password_env: None,
+            cert_file: None,
+            key_file: None,
+            keep_alive: None,
+            max_packet_bytes: None,
             batch_readings: 100_000,
             batch_bytes: Size(8 * MIB),
             batch_delay: Span(Duration::from_millis(500)),
@@ -310,6 +352,16 @@ impl Sink {
                 self.dialect.get_or_insert(Dialect::InfluxDb);
                 self.create_bucket.get_or_insert(false);
                 self.bucket_keep_for.get_or_insert(SpanOrOff(None));
+            }
+            Some(SinkType::Mqtt) => {
+                self.topic
+                    .get_or_insert_with(|| "readings/{realm}/{device}/{measurement}".to_owned());
+                self.payload.get_or_insert(Payload::Json);
+                self.retain.get_or_insert(false);
+                self.timeout.get_or_insert(seconds(30));
+                self.keep_alive.get_or_insert(seconds(60));
+                self.in_flight.get_or_insert(100);
+                self.max_packet_bytes.get_or_insert(Size(256 * 1024));
             }
             None => {}
         }

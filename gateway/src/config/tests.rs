@@ -86,17 +86,25 @@ fn written(node: &tree::Node, path: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The commented sink of the page, taken in, says what the defaults are.
+/// The commented sinks of the page, taken in, say what the defaults are.
 #[test]
-fn the_documented_sink_has_the_default_values() {
+fn the_documented_sinks_have_the_default_values() {
     let page = with_examples(DOCUMENTED);
-    let begin = page.find("[sinks.influx]").unwrap();
-    let end = begin + page[begin..].find("\n[admin]").unwrap();
-    let without =
-        |line: &&str| !["token_", "ca_file", "org"].iter().any(|key| line.starts_with(key));
-    let documented: Vec<&str> = page[begin..end].lines().filter(without).collect();
-    let short = "[sinks.influx]\ntype = \"influxdb\"\nurl = \"http://localhost:8086\"\n";
-    assert_eq!(read(&documented.join("\n")).unwrap(), read(short).unwrap());
+    let influx: &[&str] = &["token_", "ca_file", "org"];
+    let broker: &[&str] =
+        &["client_id", "user", "password_", "ca_file", "cert_file", "key_file", "#"];
+    for (name, next, own, url) in [
+        ("influx", "\n[sinks.broker]", influx, "http://localhost:8086"),
+        ("broker", "\n[admin]", broker, "mqtts://localhost:8883"),
+    ] {
+        let begin = page.find(&format!("[sinks.{name}]")).unwrap();
+        let end = begin + page[begin..].find(next).unwrap();
+        let without = |line: &&str| !own.iter().any(|key| line.starts_with(key));
+        let documented: Vec<&str> = page[begin..end].lines().filter(without).collect();
+        let kind = if name == "influx" { "influxdb" } else { "mqtt" };
+        let short = format!("[sinks.{name}]\ntype = \"{kind}\"\nurl = \"{url}\"\n");
+        assert_eq!(read(&documented.join("\n")).unwrap(), read(&short).unwrap());
+    }
 }
 
 #[test]
@@ -283,7 +291,7 @@ fn wrong_values_are_sentences_with_the_line() {
         ("[sinks.influx]", "\"sinks.influx.type\" is missing"),
         (
             "[sinks.x]\ntype = \"y\"",
-            "\"sinks.x.type\" must be \"store\" or \"influxdb\", not \"y\"",
+            "\"sinks.x.type\" must be \"store\" or \"influxdb\" or \"mqtt\", not \"y\"",
         ),
         ("[sinks.\"Ä\"]\ntype = \"store\"", "must be named with 1 to 64 of a-z"),
         (

@@ -201,6 +201,61 @@ pub enum SinkKind {
     },
     /// InfluxDB, or what speaks its line protocol.
     InfluxDb(InfluxDb),
+    /// An MQTT broker.
+    Mqtt(MqttSink),
+}
+
+/// A broker that readings are published to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MqttSink {
+    /// Where it is.
+    pub broker: MqttBroker,
+    /// The topic, with `{realm}`, `{device}` and `{measurement}`.
+    pub topic: String,
+    /// What a message holds.
+    pub payload: MqttPayload,
+    /// The broker keeps the last message of each topic.
+    pub retain: bool,
+    /// Most messages without an acknowledgement.
+    pub in_flight: usize,
+    /// Largest packet, in bytes.
+    pub max_packet_bytes: usize,
+}
+
+/// What a message holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MqttPayload {
+    /// JSON.
+    Json,
+    /// The same as MessagePack.
+    MessagePack,
+    /// Line protocol.
+    LineProtocol,
+}
+
+/// Where a broker is, and who we are for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MqttBroker {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Over TLS.
+    pub tls: bool,
+    /// CA certificates that vouch for the broker, PEM; `None` for those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// Our own certificate and its key, PEM.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Who we are; `None` for a name that is made from this gateway's log.
+    pub client_id: Option<String>,
+    /// The user, if the broker asks for one.
+    pub user: Option<String>,
+    /// Where the password is.
+    pub password: StoreToken,
+    /// Silence after which the other side is asked whether it is there.
+    pub keep_alive: Duration,
+    /// Every answer must come within this.
+    pub timeout: Duration,
 }
 
 /// A store that takes line protocol at `/api/v2/write`.
@@ -230,7 +285,7 @@ pub struct InfluxDb {
     pub bucket_keep_for: Option<Duration>,
 }
 
-/// Where the token of a store is.
+/// Where the token of a store, or the password for a broker, is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreToken {
     /// It asks for none.

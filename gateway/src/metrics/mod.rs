@@ -3,8 +3,10 @@
 //! Prefix `gateway_`, base units, `_total` on counters. Labels come from closed sets only
 //! (`code`, `sink`, `reason`, `outcome`, `result`): never a device, never a text from outside.
 
+mod mqtt;
 mod registry;
 
+pub use mqtt::MqttSinkMetrics;
 pub use registry::{ByCode, Registry};
 
 use crate::record::{Dropped, Ledger, Position};

@@ -5,6 +5,7 @@
 
 pub mod influxdb;
 pub mod line_protocol;
+pub mod mqtt;
 pub mod store;
 
 use crate::record::{Dropped, Envelope, EnvelopeError, Ledger, Point, PointId, Points, Position};

@@ -131,7 +131,7 @@ pub fn remove(config: &Config, name: &str) -> anyhow::Result<PathBuf> {
 pub(super) fn begin(sink: &Sink, state: &Path, log: &log::Shared) -> anyhow::Result<()> {
     let is_new = match &sink.kind {
         SinkKind::Store { path, .. } => !path.exists(),
-        SinkKind::InfluxDb(_) => !cursor_file(state, &sink.name).exists(),
+        SinkKind::InfluxDb(_) | SinkKind::Mqtt(_) => !cursor_file(state, &sink.name).exists(),
     };
     if sink.from == From::Oldest || !is_new {
         return Ok(());
@@ -146,6 +146,7 @@ fn kind(sink: &Sink) -> &'static str {
     match sink.kind {
         SinkKind::Store { .. } => "store",
         SinkKind::InfluxDb(_) => "influxdb",
+        SinkKind::Mqtt(_) => "mqtt",
     }
 }
 
@@ -154,7 +155,9 @@ fn cursor(sink: &Sink, state: &Path) -> anyhow::Result<Option<(uuid::Uuid, Curso
     Ok(match &sink.kind {
         SinkKind::Store { path, .. } => store::standing(path)?
             .map(|(of, ledger)| (of.log, Cursor { position: of.position, ledger })),
-        SinkKind::InfluxDb(_) => CursorFile::peek(&cursor_file(state, &sink.name))?,
+        SinkKind::InfluxDb(_) | SinkKind::Mqtt(_) => {
+            CursorFile::peek(&cursor_file(state, &sink.name))?
+        }
     })
 }
 
@@ -165,7 +168,7 @@ fn put(sink: &Sink, state: &Path, log: &log::Shared, cursor: Cursor) -> anyhow::
             let range = LogRange { uuid: log.uuid(), oldest: log.oldest(), end: log.durable() };
             store::place(path, range, position, ledger)?;
         }
-        SinkKind::InfluxDb(_) => {
+        SinkKind::InfluxDb(_) | SinkKind::Mqtt(_) => {
             fs::create_dir_all(state).with_context(|| format!("cannot make {state:?}"))?;
             let path = cursor_file(state, &sink.name);
             let saved = CursorFile::anew(&path, log.uuid()).save(&cursor);

@@ -14,6 +14,7 @@ mod influx_sink;
 mod influx_trouble;
 mod influxdb;
 mod log_command;
+mod mqtt_sink;
 mod order_and_retry;
 mod rooms;
 mod shutdown_drains;

@@ -1,5 +1,6 @@
 //! From raw to valid: what a value means, and which values fit together.
 
+mod mqtt;
 mod sinks;
 
 use super::{

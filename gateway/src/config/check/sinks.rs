@@ -1,6 +1,6 @@
 //! `[sinks.NAME]`, and what `ack` promises about them.
 
-use super::{Invalid, duration, name, pem, read, within};
+use super::{Invalid, duration, mqtt, name, pem, read, within};
 use crate::config::{
     raw,
     units::Span,
@@ -63,6 +63,12 @@ fn same_destination(a: &SinkKind, b: &SinkKind) -> Option<(&'static str, &'stati
         {
             Some(("bucket", "destination"))
         }
+        (SinkKind::Mqtt(a), SinkKind::Mqtt(b))
+            if (&a.broker.host, a.broker.port, &a.topic)
+                == (&b.broker.host, b.broker.port, &b.topic) =>
+        {
+            Some(("topic", "destination"))
+        }
         _ => None,
     }
 }
@@ -107,6 +113,7 @@ fn one(
             SinkKind::Store { path: raw.data_dir.join(path), keep_for }
         }
         raw::SinkType::InfluxDb => SinkKind::InfluxDb(influxdb(sink, &at)?),
+        raw::SinkType::Mqtt => SinkKind::Mqtt(mqtt::sink(sink, &at)?),
     };
     let from = match sink.from {
         raw::From::Oldest => From::Oldest,
@@ -121,28 +128,45 @@ fn only_its_keys(
     kind: raw::SinkType,
     at: &impl Fn(&str) -> String,
 ) -> Result<(), Invalid> {
-    use raw::SinkType::{InfluxDb, Store};
+    use raw::SinkType::{InfluxDb, Mqtt, Store};
     let given = [
-        ("path", Store, sink.path.is_some()),
-        ("keep_for", Store, sink.keep_for.is_some()),
-        ("url", InfluxDb, sink.url.is_some()),
-        ("org", InfluxDb, sink.org.is_some()),
-        ("bucket", InfluxDb, sink.bucket.is_some()),
-        ("token_file", InfluxDb, sink.token_file.is_some()),
-        ("token_env", InfluxDb, sink.token_env.is_some()),
-        ("ca_file", InfluxDb, sink.ca_file.is_some()),
-        ("gzip", InfluxDb, sink.gzip.is_some()),
-        ("timeout", InfluxDb, sink.timeout.is_some()),
-        ("in_flight", InfluxDb, sink.in_flight.is_some()),
-        ("dialect", InfluxDb, sink.dialect.is_some()),
-        ("create_bucket", InfluxDb, sink.create_bucket.is_some()),
-        ("bucket_keep_for", InfluxDb, sink.bucket_keep_for.is_some()),
+        ("path", &[Store][..], sink.path.is_some()),
+        ("keep_for", &[Store], sink.keep_for.is_some()),
+        ("url", &[InfluxDb, Mqtt], sink.url.is_some()),
+        ("org", &[InfluxDb], sink.org.is_some()),
+        ("bucket", &[InfluxDb], sink.bucket.is_some()),
+        ("token_file", &[InfluxDb], sink.token_file.is_some()),
+        ("token_env", &[InfluxDb], sink.token_env.is_some()),
+        ("ca_file", &[InfluxDb, Mqtt], sink.ca_file.is_some()),
+        ("gzip", &[InfluxDb], sink.gzip.is_some()),
+        ("timeout", &[InfluxDb, Mqtt], sink.timeout.is_some()),
+        ("in_flight", &[InfluxDb, Mqtt], sink.in_flight.is_some()),
+        ("dialect", &[InfluxDb], sink.dialect.is_some()),
+        ("create_bucket", &[InfluxDb], sink.create_bucket.is_some()),
+        ("bucket_keep_for", &[InfluxDb], sink.bucket_keep_for.is_some()),
+        ("topic", &[Mqtt], sink.topic.is_some()),
+        ("payload", &[Mqtt], sink.payload.is_some()),
+        ("retain", &[Mqtt], sink.retain.is_some()),
+        ("client_id", &[Mqtt], sink.client_id.is_some()),
+        ("user", &[Mqtt], sink.user.is_some()),
+        ("password_file", &[Mqtt], sink.password_file.is_some()),
+        ("password_env", &[Mqtt], sink.password_env.is_some()),
+        ("cert_file", &[Mqtt], sink.cert_file.is_some()),
+        ("key_file", &[Mqtt], sink.key_file.is_some()),
+        ("keep_alive", &[Mqtt], sink.keep_alive.is_some()),
+        ("max_packet_bytes", &[Mqtt], sink.max_packet_bytes.is_some()),
     ];
-    match given.iter().find(|(_, of, given)| *given && *of != kind) {
+    match given.iter().find(|(_, of, given)| *given && !of.contains(&kind)) {
         None => Ok(()),
         Some((key, of, _)) => {
-            let of = if *of == Store { "store" } else { "influxdb" };
-            Err(Invalid::new(at(key), format!("is a key of sinks of type \"{of}\": remove it")))
+            let name = |of: &raw::SinkType| match of {
+                Store => "\"store\"",
+                InfluxDb => "\"influxdb\"",
+                Mqtt => "\"mqtt\"",
+            };
+            let of: Vec<_> = of.iter().map(name).collect();
+            let of = of.join(" and ");
+            Err(Invalid::new(at(key), format!("is a key of sinks of type {of}: remove it")))
         }
     }
 }

@@ -8,6 +8,7 @@ use super::{
     OpenError, Options, Token,
     answer::{Verdict, judge},
 };
+use crate::client_tls::client_config;
 use bytes::{Bytes, BytesMut};
 use flate2::{Compression, write::GzEncoder};
 use futures_util::future::{Either, select};
@@ -19,16 +20,12 @@ use hyper::{
     header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, ServerName, pem::PemObject},
-};
+use rustls::pki_types::ServerName;
 use std::{
     fs,
     io::Write,
-    path::Path,
     pin::{Pin, pin},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
     task::Poll,
     time::Duration,
 };
@@ -347,40 +344,10 @@ fn authorization(options: &Options) -> Result<Option<HeaderValue>, OpenError> {
 }
 
 fn connector(options: &Options) -> Result<TlsConnector, OpenError> {
-    let mut roots = RootCertStore::empty();
-    match &options.ca_file {
-        Some(path) => add_from(path, &mut roots).map_err(|why| OpenError::Ca {
-            sink: options.name.clone(),
-            path: path.clone(),
-            why,
-        })?,
-        None => {
-            let found = rustls_native_certs::load_native_certs();
-            for error in &found.errors {
-                tracing::warn!(%error, "a CA certificate of the system cannot be read");
-            }
-            roots.add_parsable_certificates(found.certs);
-        }
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| OpenError::Ca {
-            sink: options.name.clone(),
-            path: options.ca_file.clone().unwrap_or_default(),
-            why: error.to_string(),
-        })?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
-}
-
-fn add_from(path: &Path, roots: &mut RootCertStore) -> Result<(), String> {
-    let mut certificates = 0;
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())? {
-        let certificate = certificate.map_err(|error| error.to_string())?;
-        roots.add(certificate).map_err(|error| error.to_string())?;
-        certificates += 1;
-    }
-    if certificates == 0 { Err("there are none in it".to_owned()) } else { Ok(()) }
+    let config = client_config(options.ca_file.as_deref(), None);
+    config.map(TlsConnector::from).map_err(|bad| OpenError::Ca {
+        sink: options.name.clone(),
+        path: bad.path,
+        why: bad.why,
+    })
 }
