@@ -110,9 +110,19 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (stop_sinks, stop_admin) = (CancellationToken::new(), CancellationToken::new());
     let ledger = sinks.ledger_source(&accepted_total);
     let retained = sinks.cursors();
+    let rewinder = sinks.rewinder(&config, &log);
     let mut admin_task = Tasks::new();
     let sources = Sources { registry, readiness: readiness.clone(), ledger };
     admin_task.spawn("admin listener", ok(admin.serve(sources, stop_admin.clone())));
+    match admin::Control::bind(&sinks::control_socket(&dir)) {
+        Ok(control) => {
+            let serving = control.serve(rewinder, stop_admin.clone());
+            admin_task.spawn("local socket", ok(serving));
+        }
+        Err(error) => tracing::warn!(
+            %error, "no local socket: commands that change something need a stopped gateway"
+        ),
+    }
     let mut sink_tasks = sinks.spawn(&stop_sinks, &readiness);
     let mut log_task = Tasks::new();
     log_task.spawn("committer", async move {

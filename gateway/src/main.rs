@@ -112,7 +112,7 @@ enum SinkCommand {
         #[command(flatten)]
         place: Place,
     },
-    /// Lets a sink get everything again, in a new epoch of its ledger; the gateway must not run
+    /// Lets a sink get everything again, in a new epoch of its ledger; a gateway may run
     Rewind {
         /// The sink
         name: String,

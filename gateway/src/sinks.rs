@@ -1,7 +1,9 @@
 //! The configured sinks, each with its forwarder and its cursor.
 
+mod running;
 mod standing;
 
+pub(crate) use standing::control_socket;
 pub use standing::{Rewound, Standing, list, remove, rewind};
 
 use crate::{
@@ -55,7 +57,7 @@ pub(crate) struct Cursors(Vec<(Handle, WhenFull)>);
 impl Cursors {
     /// The cursors now.
     pub(crate) fn now(&self) -> Vec<Position> {
-        self.0.iter().map(|(handle, _)| *handle.committed.borrow()).collect()
+        self.0.iter().map(|(handle, _)| handle.done()).collect()
     }
 
     /// Lets the sinks that may skip give up the oldest segments of the log until `bytes` can be

@@ -10,13 +10,16 @@
 //!
 //! It refuses: whoever lacks the token (if there is one; off loopback there always is), pages of
 //! other origins, names that are not ours on loopback, slow and large requests. It changes nothing
-//! and knows no other room: what it shows comes through [`Readiness`] and [`LedgerSource`].
+//! and knows no other room: what it shows comes through [`Readiness`] and [`LedgerSource`]. What
+//! changes something goes through [`Control`], the socket for the command line.
 
+mod control;
 mod guard;
 mod ledger;
 mod page;
 mod readiness;
 
+pub use control::{Control, RewindTo, Rewinder, call};
 pub use ledger::{LedgerSnapshot, LedgerSource, SinkLedger};
 pub use readiness::{NotReady, Readiness};
 
@@ -36,7 +39,8 @@ use hyper_util::{
 use serde_json::json;
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
     sync::Semaphore,
     time::timeout,
 };
@@ -50,6 +54,10 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest request head, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
+/// What the command line asks must be done within this.
+const CALL_TIMEOUT: Duration = Duration::from_secs(120);
+/// Most bytes of an answer to the command line.
+const MAX_ANSWER_BYTES: u64 = 1 << 20;
 /// Pause after accept failed, as it does without pause when descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -139,7 +147,11 @@ impl Admin {
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    stop: CancellationToken,
+) {
     let service = TowerToHyperService::new(router);
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder

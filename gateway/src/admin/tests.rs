@@ -2,6 +2,7 @@
 
 use super::*;
 use std::collections::BTreeMap;
+use tokio::net::TcpStream;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     task::JoinHandle,

@@ -1,6 +1,6 @@
 //! One batch to the destination: write, retry, keep aside what it refuses, confirm.
 
-use super::{Backoff, Cursor, CursorFile, Ended, Rejected, RejectedHandler, Status};
+use super::{Answered, Ask, Backoff, Cursor, CursorFile, Ended, Rejected, RejectedHandler, Status};
 use crate::{
     metrics::SinkMetrics,
     record::{Dropped, EnvelopeError, Ledger, Point, Points, Position, Value},
@@ -23,6 +23,8 @@ pub(super) enum Delivered {
     Confirmed,
     /// Given up, as the sink's policy says; the cursor is where it was.
     Skipped,
+    /// The sink is to be rewound first.
+    Asked,
     /// Told to stop while the destination was away.
     Stopped,
     /// A person has to do something.
@@ -44,7 +46,13 @@ pub(super) struct Delivery<K> {
     pub(super) skip_to: watch::Receiver<Position>,
     /// Giving up to here was passed on to the reader.
     pub(super) skipped_to: Position,
+    pub(super) ask: watch::Receiver<Ask>,
+    /// The number of the ask that was answered.
+    pub(super) asked: u64,
+    pub(super) rewound: watch::Sender<Answered>,
     pub(super) backoff: Backoff,
+    /// Counts of earlier epochs since the start: metrics do not go back.
+    pub(super) earlier: Ledger,
     pub(super) metrics: SinkMetrics,
 }
 
@@ -174,9 +182,16 @@ impl<K: Sink> Delivery<K> {
                 None => std::future::pending().await,
             }
         };
+        let asked = self.asked;
+        let rewind = async {
+            if self.ask.wait_for(|ask| ask.number > asked).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
         tokio::select! {
             biased;
             () = stop.cancelled() => Some(Delivered::Stopped),
+            () = rewind => Some(Delivered::Asked),
             to = given_up => {
                 self.skipped_to = to;
                 Some(Delivered::Skipped)
@@ -210,11 +225,57 @@ impl<K: Sink> Delivery<K> {
                 keep.await.map_err(io::Error::other)??;
             }
         }
+        self.publish(cursor);
+        Ok(())
+    }
+
+    fn publish(&mut self, cursor: Cursor) {
         self.cursor = cursor;
         self.ledger.send_replace(cursor.ledger);
         self.committed.send_replace(cursor.position);
-        self.metrics.ledger(&cursor.ledger, cursor.position);
-        Ok(())
+        self.metrics.ledger(&cursor.ledger.plus(&self.earlier), cursor.position);
+    }
+
+    /// Whether the sink is to be rewound.
+    pub(super) fn is_asked(&self) -> bool {
+        self.ask.borrow().number > self.asked
+    }
+
+    /// Goes back to where it is asked to, in a new epoch of the ledger, and answers.
+    pub(super) async fn rewind(&mut self) {
+        let Ask { number, position, accepted } = *self.ask.borrow_and_update();
+        self.asked = number;
+        let before = self.cursor;
+        let epoch = before.ledger.epoch + 1;
+        let cursor = Cursor { position, ledger: Ledger { epoch, ..Ledger::beginning(accepted) } };
+        let answer = match self.place(cursor).await {
+            Ok(()) => {
+                self.skipped_to = Position::ZERO;
+                self.earlier = before.ledger.plus(&self.earlier);
+                self.publish(cursor);
+                tracing::info!(
+                    sink = %self.name, from = %before.position, to = %position, epoch,
+                    "the sink is rewound"
+                );
+                Ok((before.position, epoch))
+            }
+            Err(why) => Err(why.into()),
+        };
+        self.rewound.send_modify(|of| *of = (number, answer));
+    }
+
+    async fn place(&self, cursor: Cursor) -> Result<(), String> {
+        let Cursor { position, ledger } = cursor;
+        let Some(file) = &self.file else {
+            return self.sink.rewind(position, ledger).await.map_err(|error| error.to_string());
+        };
+        let (file, handler) = (Arc::clone(file), Arc::clone(&self.rejected));
+        let kept = task::spawn_blocking(move || {
+            handler.rewound(position)?;
+            file.save(&cursor)
+        });
+        let kept = kept.await.map_err(io::Error::other).and_then(|kept| kept);
+        kept.map_err(|error| format!("the cursor cannot be kept: {error}"))
     }
 
     fn recovered(&self) {

@@ -169,6 +169,19 @@ pub struct Setup<K, S> {
     pub metrics: SinkMetrics,
 }
 
+/// Where a sink is asked to go back to.
+#[derive(Debug, Clone, Copy, Default)]
+struct Ask {
+    /// Ascending; 0 is none.
+    number: u64,
+    position: Position,
+    /// Accepted readings in the log up to there, if that is known.
+    accepted: Option<u64>,
+}
+
+/// The number of an ask, and where the sink stood and its new epoch, or why not.
+type Answered = (u64, Result<(Position, u64), Arc<str>>);
+
 /// What others see and ask of a forwarder. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Handle {
@@ -181,9 +194,57 @@ pub struct Handle {
     /// How the sink is doing.
     pub status: watch::Receiver<Status>,
     skip: watch::Sender<Position>,
+    /// Records behind this are kept for the sink.
+    floor: watch::Sender<Position>,
+    ask: watch::Sender<Ask>,
+    rewound: watch::Receiver<Answered>,
 }
 
 impl Handle {
+    /// Everything up to here may be deleted as far as this sink is concerned.
+    pub fn done(&self) -> Position {
+        (*self.committed.borrow()).min(*self.floor.borrow())
+    }
+
+    /// From now on nothing behind `position` is deleted, until [`Handle::release`].
+    pub fn hold(&self, position: Position) {
+        self.floor.send_replace(position);
+    }
+
+    /// What the sink is done with may be deleted again.
+    pub fn release(&self) {
+        self.floor.send_replace(Position(u64::MAX));
+    }
+
+    /// Lets the sink get everything behind `position` (again), in a new epoch of its ledger;
+    /// `accepted` readings are in the log up to there. Takes effect between two attempts to write.
+    /// Gives where it stood, and the epoch.
+    ///
+    /// # Errors
+    /// The sink has stopped, or its cursor cannot be kept; it stands where it was.
+    pub async fn rewind(
+        &self,
+        position: Position,
+        accepted: Option<u64>,
+    ) -> Result<(Position, u64), Arc<str>> {
+        // What it was told to give up is not given up in the new epoch.
+        self.skip.send_replace(Position::ZERO);
+        let mut number = 0;
+        self.ask.send_modify(|ask| {
+            number = ask.number + 1;
+            *ask = Ask { number, position, accepted };
+        });
+        let (mut rewound, mut status) = (self.rewound.clone(), self.status.clone());
+        let stopped = "the sink has stopped: restart the gateway first";
+        tokio::select! {
+            answer = rewound.wait_for(|(of, _)| *of >= number) => match answer {
+                Ok(answer) => answer.1.clone(),
+                Err(_) => Err(stopped.into()),
+            },
+            _ = status.wait_for(|of| matches!(of, Status::Parked { .. })) => Err(stopped.into()),
+        }
+    }
+
     /// Gives up all records up to `position` that are not at the destination yet: they are counted
     /// as dropped. Takes effect between two attempts to write.
     pub fn skip_to(&self, position: Position) {
@@ -211,6 +272,8 @@ impl<K: Sink, S: RecordSource> Forwarder<K, S> {
             setup;
         let cursor = start.cursor;
         let (skip, skip_to) = watch::channel(Position::ZERO);
+        let (ask, asked) = watch::channel(Ask::default());
+        let (rewound, answers) = watch::channel((0, Ok((Position::ZERO, 0))));
         let name: Arc<str> = options.name.as_str().into();
         metrics.ledger(&cursor.ledger, cursor.position);
         let delivery = Delivery {
@@ -224,6 +287,10 @@ impl<K: Sink, S: RecordSource> Forwarder<K, S> {
             rejected,
             skip_to: skip_to.clone(),
             skipped_to: Position::ZERO,
+            ask: asked.clone(),
+            asked: 0,
+            rewound,
+            earlier: Ledger::default(),
             backoff: options.backoff,
             metrics,
         };
@@ -233,9 +300,12 @@ impl<K: Sink, S: RecordSource> Forwarder<K, S> {
             ledger: delivery.ledger.subscribe(),
             status: delivery.status.subscribe(),
             skip,
+            floor: watch::Sender::new(Position(u64::MAX)),
+            ask,
+            rewound: answers,
         };
         let drain_deadline = options.drain_deadline;
-        let reader = Reader::new(source, cursor, &options, durable, skip_to);
+        let reader = Reader::new(source, cursor, &options, durable, skip_to, asked);
         (Self { reader, delivery, accepted_total, drain_deadline }, handle)
     }
 
@@ -284,8 +354,13 @@ impl<K: Sink, S: RecordSource> Forwarder<K, S> {
         stop: &CancellationToken,
     ) -> Ended {
         loop {
+            if delivery.is_asked() {
+                delivery.rewind().await;
+                reader.restart(delivery.cursor);
+            }
             let batch = match reader.next(stop, &delivery.status).await {
                 Next::Batch(batch) => batch,
+                Next::Asked => continue,
                 Next::Drained => return Ended::Drained,
                 Next::Stopped => return Ended::Pending,
                 Next::Fatal(why) => return delivery.park(why, stop).await,
@@ -293,7 +368,7 @@ impl<K: Sink, S: RecordSource> Forwarder<K, S> {
             // The next batch is read while this one is written.
             let (delivered, ()) = tokio::join!(delivery.deliver(batch, stop), reader.prefetch());
             match delivered {
-                Delivered::Confirmed => {}
+                Delivered::Confirmed | Delivered::Asked => {}
                 Delivered::Skipped => reader.restart(delivery.cursor),
                 Delivered::Stopped => return Ended::Pending,
                 Delivered::Fatal(why) => return delivery.park(why, stop).await,

@@ -1,6 +1,6 @@
 //! When to read, and when a batch is ready: the asynchronous side of [`Assembly`].
 
-use super::{Backoff, Cursor, Options, RecordSource, SourceError, Status, assemble::Assembly};
+use super::{Ask, Backoff, Cursor, Options, RecordSource, SourceError, Status, assemble::Assembly};
 use crate::{record::Position, sink::Batch};
 use std::time::Duration;
 use tokio::{
@@ -17,6 +17,8 @@ const ENOUGH_RECORDS: u64 = 2_000;
 #[derive(Debug)]
 pub(super) enum Next {
     Batch(Batch),
+    /// The sink is to be rewound first.
+    Asked,
     /// Told to stop, and nothing is left.
     Drained,
     /// Told to stop while the log could not be read.
@@ -32,6 +34,9 @@ pub(super) struct Reader<S> {
     assembly: Option<Box<Assembly<S>>>,
     durable: watch::Receiver<Position>,
     skip_to: watch::Receiver<Position>,
+    ask: watch::Receiver<Ask>,
+    /// The number of the ask that was followed.
+    asked: u64,
     linger: Duration,
     backoff: Backoff,
     failures: u32,
@@ -46,11 +51,14 @@ impl<S: RecordSource> Reader<S> {
         options: &Options,
         durable: watch::Receiver<Position>,
         skip_to: watch::Receiver<Position>,
+        ask: watch::Receiver<Ask>,
     ) -> Self {
         Self {
             assembly: Some(Box::new(Assembly::new(source, cursor, options))),
             durable,
             skip_to,
+            ask,
+            asked: 0,
             linger: options.linger,
             backoff: options.backoff,
             failures: 0,
@@ -60,6 +68,7 @@ impl<S: RecordSource> Reader<S> {
 
     /// Goes on behind the cursor: what was read ahead has been given up.
     pub(super) fn restart(&mut self, cursor: Cursor) {
+        self.asked = self.ask.borrow().number;
         if let Some(assembly) = &mut self.assembly {
             assembly.restart(cursor);
         }
@@ -102,6 +111,9 @@ impl<S: RecordSource> Reader<S> {
     ) -> Next {
         let mut linger_until = None;
         loop {
+            if self.ask.borrow().number > self.asked {
+                return Next::Asked;
+            }
             self.durable.borrow_and_update();
             self.prefetch().await;
             // What was read before the trouble goes first.
@@ -171,6 +183,7 @@ impl<S: RecordSource> Reader<S> {
                 () = &mut until => return,
                 // Nobody is left to ask for it: everything else goes on.
                 Ok(()) = self.skip_to.changed() => return,
+                Ok(()) = self.ask.changed() => return,
                 durable = self.durable.changed() => match durable {
                     Ok(()) => {
                         let waiting = self.durable.borrow_and_update().0.saturating_sub(last.0);

@@ -47,6 +47,13 @@ pub trait RejectedHandler: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// They are not durable; the cursor does not pass them.
     fn keep(&self, rejected: &[Rejected]) -> io::Result<()>;
+
+    /// The sink goes back to `committed`: what it refused behind that may come again, and is not
+    /// to be kept twice. Blocks.
+    ///
+    /// # Errors
+    /// What was kept cannot be read; the sink does not go back.
+    fn rewound(&self, committed: crate::record::Position) -> io::Result<()>;
 }
 
 /// A file with one line of JSON for each refused reading.
@@ -80,28 +87,38 @@ impl RejectedFile {
         if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
             File::open(dir)?.sync_all()?;
         }
-        let mut known = HashSet::new();
-        let (mut lines, mut line, mut end) = (BufReader::new(&file), Vec::new(), 0);
-        loop {
-            line.clear();
-            let read = lines.read_until(b'\n', &mut line)?;
-            // A line without an end was not synced: the power went. It is written over.
-            if read == 0 || line.last() != Some(&b'\n') {
-                break;
-            }
-            end += read as u64;
-            match serde_json::from_slice::<Rejected>(&line) {
-                Ok(rejected) if rejected.position > committed.0 => {
-                    known.insert(rejected.id());
-                }
-                Ok(_) => {}
-                Err(error) => tracing::warn!(
-                    file = %path.display(), %error, "a refused reading cannot be read, it is left",
-                ),
-            }
-        }
+        let (end, known) = read(&file, committed)?;
         Ok(Self { open: Mutex::new(Open { file, end, known }) })
     }
+}
+
+/// Where the last whole line ends, and what is kept from behind the cursor.
+fn read(
+    mut file: &File,
+    committed: crate::record::Position,
+) -> io::Result<(u64, HashSet<PointId>)> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut known = HashSet::new();
+    let (mut lines, mut line, mut end) = (BufReader::new(file), Vec::new(), 0);
+    loop {
+        line.clear();
+        let read = lines.read_until(b'\n', &mut line)?;
+        // A line without an end was not synced: the power went. It is written over.
+        if read == 0 || line.last() != Some(&b'\n') {
+            break;
+        }
+        end += read as u64;
+        match serde_json::from_slice::<Rejected>(&line) {
+            Ok(rejected) if rejected.position > committed.0 => {
+                known.insert(rejected.id());
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, "a refused reading cannot be read, it is left");
+            }
+        }
+    }
+    Ok((end, known))
 }
 
 impl RejectedHandler for RejectedFile {
@@ -124,6 +141,12 @@ impl RejectedHandler for RejectedFile {
         let first = rejected.iter().map(Rejected::id).min();
         open.known.retain(|id| first.is_some_and(|first| *id >= first));
         open.known.extend(new.into_iter().map(Rejected::id));
+        Ok(())
+    }
+
+    fn rewound(&self, committed: crate::record::Position) -> io::Result<()> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.known = read(&open.file, committed)?.1;
         Ok(())
     }
 }

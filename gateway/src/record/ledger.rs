@@ -56,6 +56,18 @@ impl Ledger {
         Self { base: accepted, accepted_total: accepted.unwrap_or(0), ..Self::default() }
     }
 
+    /// The counts of both, for counters that never go back.
+    pub fn plus(&self, earlier: &Self) -> Self {
+        let mut dropped = self.dropped;
+        dropped.add(earlier.dropped);
+        Self {
+            stored: self.stored + earlier.stored,
+            quarantined: self.quarantined + earlier.quarantined,
+            dropped,
+            ..*self
+        }
+    }
+
     /// Readings that the sink has passed and cannot account for; anything but 0 is an error of the
     /// gateway. `accepted` is what the log has accepted in total, which no sink can be ahead of.
     pub fn imbalance(&self, accepted: u64) -> i128 {

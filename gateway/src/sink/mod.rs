@@ -146,4 +146,14 @@ pub trait Sink: Send + Sync + 'static {
     fn ledger(&self) -> Option<Ledger> {
         None
     }
+
+    /// Goes on behind `position` with this ledger, durably; for a destination that keeps its own
+    /// cursor. Not while a write is under way.
+    fn rewind(
+        &self,
+        _position: Position,
+        _ledger: Ledger,
+    ) -> impl Future<Output = Result<(), SinkError>> + Send {
+        async { Err(SinkError::Fatal("it keeps no cursor of its own: report this".to_owned())) }
+    }
 }

@@ -1,9 +1,11 @@
-//! Where the sinks stand while no gateway runs: shown, taken back, forgotten.
+//! Where the sinks stand: shown, taken back, forgotten.
 //!
-//! Whoever changes something holds the log's lock meanwhile, so that no gateway starts.
+//! Whoever changes something holds the log's lock meanwhile, so that no gateway starts. While one
+//! runs it is asked to rewind, through its local socket.
 
 use super::{cursor_file, state};
 use crate::{
+    admin::{self, RewindTo},
     config::{
         Config,
         valid::{From, Sink, SinkKind},
@@ -36,7 +38,7 @@ pub struct Standing {
 }
 
 /// What a rewind has done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Rewound {
     /// Where the sink stood, if it had begun.
     pub from: Option<Position>,
@@ -79,10 +81,10 @@ pub fn list(config: &Config) -> anyhow::Result<Vec<Standing>> {
 }
 
 /// Lets a sink get everything again from record `to` on, or from the oldest that the log has. All
-/// counts of its ledger begin anew, in its next epoch.
+/// counts of its ledger begin anew, in its next epoch. A gateway that runs does it itself.
 ///
 /// # Errors
-/// A gateway runs, there is no such sink, or the log does not have the record.
+/// There is no such sink, or the log does not have the record.
 pub fn rewind(config: &Config, name: &str, to: Option<Position>) -> anyhow::Result<Rewound> {
     let Some(sink) = config.sinks.iter().find(|sink| sink.name == name) else {
         let known: Vec<_> = config.sinks.iter().map(|sink| sink.name.as_str()).collect();
@@ -90,6 +92,9 @@ pub fn rewind(config: &Config, name: &str, to: Option<Position>) -> anyhow::Resu
     };
     let dir = DataDir::new(&config.data_dir);
     let state = state(&dir);
+    if let Some(done) = ask(&dir, name, to)? {
+        return Ok(done);
+    }
     let (_writer, log) = open_log(config, &dir)?;
     let next = to.unwrap_or(log.oldest());
     ensure!(
@@ -104,6 +109,23 @@ pub fn rewind(config: &Config, name: &str, to: Option<Position>) -> anyhow::Resu
     let ledger = Ledger { epoch, ..Ledger::beginning(accepted_up_to(&log, position)) };
     put(sink, &state, &log, Cursor { position, ledger })?;
     Ok(Rewound { from: before.map(|(_, cursor)| cursor.position), next, epoch })
+}
+
+/// What the running gateway has done; `None` if none listens.
+fn ask(dir: &DataDir, name: &str, to: Option<Position>) -> anyhow::Result<Option<Rewound>> {
+    let body = serde_json::to_string(&RewindTo { to: to.map(|to| to.0) })?;
+    let path = format!("/v1/sinks/{name}/rewind");
+    let answer = admin::call(&control_socket(dir), &path, &body);
+    match answer.context("cannot ask the running gateway")? {
+        Some(Ok(done)) => Ok(Some(serde_json::from_str(&done)?)),
+        Some(Err(why)) => bail!(why),
+        None => Ok(None),
+    }
+}
+
+/// Where the running gateway listens for the command line.
+pub(crate) fn control_socket(dir: &DataDir) -> PathBuf {
+    dir.path.join("control.sock")
 }
 
 /// Forgets where a sink stood that is not configured any more; gives the files that are gone. What
@@ -196,7 +218,7 @@ fn open_log(config: &Config, dir: &DataDir) -> anyhow::Result<(log::Writer, log:
 }
 
 /// Accepted readings in the log up to and with `position`; `None` if no record around tells.
-fn accepted_up_to(log: &log::Shared, position: Position) -> Option<u64> {
+pub(super) fn accepted_up_to(log: &log::Shared, position: Position) -> Option<u64> {
     if position == Position::ZERO {
         return Some(0);
     }

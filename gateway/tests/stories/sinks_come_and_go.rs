@@ -121,8 +121,13 @@ async fn a_sink_that_is_removed_is_forgotten_and_the_log_waits_for_it_no_longer(
     assert!(segments(&gateway) > 10.0, "the log waits for the sink");
     refused(&home, &with, &["remove", "old"], "is configured: take [sinks.old] out");
     refused(&home, SMALL, &["remove", "old"], "a gateway runs on");
-    refused(&home, &with, &["rewind", "old"], "a gateway runs on");
+    let said = done(&home, &with, &["rewind", "old"]);
+    assert!(said.contains("stood at 1, gets record 1 next, epoch 1"), "{said}");
+    assert_eq!(ledger(&gateway, "old")["epoch"], 1);
+    refused(&home, &with, &["rewind", "old", "--to", "0"], "the log has the records 1 to");
+    refused(&home, &with, &["rewind", "none"], "there is no sink \"none\"");
     gateway.stop();
+    assert!(!home.data().join("control.sock").exists());
 
     assert!(done(&home, SMALL, &["list"]).contains("old    (not configured)"));
     refused(
@@ -148,6 +153,55 @@ async fn a_sink_that_is_removed_is_forgotten_and_the_log_waits_for_it_no_longer(
     eventually("it gets what comes", || again.stored().contains(&line(121)));
     let (epoch, accepted, stored) = settled(&gateway, "old");
     assert!(epoch == 0 && accepted == stored && stored < 121, "{accepted} {stored}");
+}
+
+/// While devices send, and killed in the middle.
+#[tokio::test]
+async fn sinks_that_are_rewound_under_load_lose_and_double_nothing() {
+    let home = Home::new();
+    let store = Scripted::start();
+    let config = influx("influx", &store, "");
+    let mut epochs = 0;
+    for round in 0..3 {
+        let gateway = home.start_with(&config);
+        let mut device = Device::connect(&home, &gateway, "d").await;
+        let mut next = device.hello_stream(1).await.logged_seq.map_or(1, |logged| logged + 1);
+        let mut rewinds = Vec::new();
+        for name in ["store", "influx"] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_gateway"));
+            command.args(["sink", "rewind", name, "--data-dir"]).arg(home.data());
+            command.arg("--config").arg(home.path().join("gateway.toml"));
+            rewinds.push(std::thread::spawn(|| run_to_end(command)));
+        }
+        while rewinds.iter().any(|of| !of.is_finished()) {
+            for _ in 0..20 {
+                device.send_value(next).await;
+                next += 1;
+            }
+            device.acked(next - 1).await;
+        }
+        epochs += 1;
+        for of in rewinds {
+            let (code, said) = of.join().unwrap();
+            assert!(code == 0 && said.contains(&format!("epoch {epochs}")), "{said}");
+        }
+        if round < 2 {
+            std::thread::sleep(std::time::Duration::from_millis(fastrand::u64(..40)));
+            gateway.kill();
+            continue;
+        }
+        let logged = next - 1;
+        assert!(logged >= 60, "{logged}");
+        for name in ["store", "influx"] {
+            assert_eq!(settled(&gateway, name), (epochs, logged, logged), "{name}");
+        }
+        assert_eq!(home.count("d"), logged);
+        let stored = store.stored();
+        assert_eq!(stored.len(), usize::try_from(logged).unwrap());
+        assert!((1..=logged).all(|seq| stored.contains(&line(seq))));
+        let overwritten = gateway.metric("gateway_store_overwritten_total", "");
+        assert!(overwritten > 0.0, "it had some of them before");
+    }
 }
 
 /// A gateway that is killed again and again under load, with the sinks taken back in between.

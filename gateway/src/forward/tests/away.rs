@@ -61,3 +61,91 @@ async fn a_sink_that_is_away_costs_two_batches_of_memory() {
     reach(&handle, 5_000).await;
     assert_eq!(rig.stored().len(), 15_000);
 }
+
+/// While it waits, while it writes, and while the destination is away.
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_is_rewound_gets_everything_again_in_a_new_epoch() {
+    let mut rig = Rig::new([]);
+    rig.options.batch_readings = 5;
+    let (handle, task) = rig.start();
+    rig.append(&[1, 2, 4, 8]);
+    reach(&handle, 4).await;
+    assert_eq!(rig.stored().len(), 15);
+    assert_eq!(handle.rewind(Position(1), Some(1)).await, Ok((Position(4), 1)));
+    reach(&handle, 4).await;
+    let expected =
+        Ledger { stored: 14, epoch: 1, accepted_total: 15, ..Ledger::beginning(Some(1)) };
+    assert_eq!(*handle.ledger.borrow(), expected);
+    assert_eq!(rig.stored().len(), 29);
+
+    rig.sink.away.store(true, Ordering::Relaxed);
+    rig.append(&[16, 32]);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    // It is told to give up what it has not stored: the rewind is stronger.
+    handle.skip_to(Position(5));
+    reach(&handle, 5).await;
+    assert_eq!(handle.rewind(Position::ZERO, Some(0)).await, Ok((Position(5), 2)));
+    assert_eq!(*handle.committed.borrow(), Position::ZERO);
+    rig.sink.away.store(false, Ordering::Relaxed);
+    reach(&handle, 6).await;
+    let ledger = *handle.ledger.borrow();
+    assert_eq!((ledger.epoch, ledger.stored, ledger.dropped.total()), (2, 63, 0));
+    assert!(balanced(&ledger), "{ledger:?}");
+    assert_eq!(rig.stored().len(), 29 + 63);
+
+    // What was told before does not stand in the way of the next time.
+    rig.sink.away.store(true, Ordering::Relaxed);
+    rig.append(&[7]);
+    assert_eq!(handle.rewind(Position::ZERO, Some(0)).await, Ok((Position(6), 3)));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    handle.skip_to(Position(3));
+    reach(&handle, 3).await;
+    assert_eq!(handle.ledger.borrow().dropped.skipped, 7);
+    handle.hold(Position(2));
+    assert_eq!(handle.done(), Position(2));
+    handle.release();
+    assert_eq!(handle.done(), Position(3));
+
+    // It is so after a restart.
+    rig.stop.cancel();
+    task.await.unwrap();
+    rig.stop = CancellationToken::new();
+    let (handle, _task) = rig.start();
+    assert_eq!((*handle.committed.borrow(), handle.ledger.borrow().epoch), (Position(3), 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_refused_is_not_kept_twice_after_a_rewind() {
+    let bad = PointId { position: Position(1), index: 0 };
+    let rig = Rig::new([
+        Step::Reject(vec![bad]),
+        Step::Reject(vec![PointId { position: Position(2), index: 1 }]),
+        Step::Reject(vec![bad]),
+    ]);
+    let (handle, _task) = rig.start();
+    for position in [1, 2] {
+        rig.append(&[2]);
+        reach(&handle, position).await;
+    }
+    handle.rewind(Position::ZERO, Some(0)).await.unwrap();
+    reach(&handle, 2).await;
+    let kept = std::fs::read_to_string(rig.dir.path().join("rejected.jsonl")).unwrap();
+    assert_eq!(kept.lines().count(), 2, "{kept}");
+    let ledger = *handle.ledger.borrow();
+    assert!(balanced(&ledger) && ledger.quarantined == 1, "{ledger:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_has_stopped_is_not_rewound() {
+    let rig = Rig::new([Step::Fatal]);
+    let (handle, _task) = rig.start();
+    rig.append(&[1]);
+    let why = handle.rewind(Position::ZERO, Some(0)).await;
+    // Whichever came first.
+    if why.is_ok() {
+        let mut status = handle.status.clone();
+        status.wait_for(|of| matches!(of, Status::Parked { .. })).await.unwrap();
+    }
+    let why = handle.rewind(Position::ZERO, Some(0)).await.unwrap_err();
+    assert!(why.contains("restart the gateway"), "{why}");
+}

@@ -37,7 +37,7 @@ use std::{
 };
 use tokio::sync::{Semaphore, oneshot};
 use uuid::Uuid;
-use worker::{Request, Worker};
+use worker::{Request, Work, Worker};
 use write::{WriteError, Writer};
 
 /// Memory for pages of the file while only its cursor is changed, in bytes.
@@ -208,12 +208,14 @@ pub fn place(
     ledger: Ledger,
 ) -> Result<(), OpenError> {
     let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
-    let mut connection = schema::open(path, PLACE_CACHE_BYTES, log.uuid, position)?;
+    let connection = schema::open(path, PLACE_CACHE_BYTES, log.uuid, position)?;
     let state = schema::State::load(&connection).map_err(sqlite)?;
-    if let Some(store) = state.map(|state| state.log).filter(|store| *store != log.uuid) {
-        return Err(OpenError::OtherLog { path: path.to_owned(), store, log: log.uuid });
+    let Some(state) = state else { return Err(OpenError::NotAStore { path: path.to_owned() }) };
+    if state.log != log.uuid {
+        let (path, store) = (path.to_owned(), state.log);
+        return Err(OpenError::OtherLog { path, store, log: log.uuid });
     }
-    schema::place(&mut connection, position, ledger).map_err(sqlite)
+    schema::place(&connection, &schema::State { position, ledger, ..state }).map_err(sqlite)
 }
 
 fn is_empty(path: &Path) -> bool {
@@ -290,15 +292,21 @@ impl Store {
     }
 }
 
-impl Sink for Store {
-    async fn write(&self, batch: Batch) -> Result<(), SinkError> {
+impl Store {
+    async fn ask(&self, work: Work) -> Result<(), SinkError> {
         let places = Arc::clone(&self.places);
         let place = places.acquire_owned().await.map_err(|_| self.gone())?;
         let (reply, answer) = oneshot::channel();
         let requests = self.requests.as_ref().ok_or_else(|| self.gone())?;
         // There is room: the queue is as long as there are places.
-        requests.try_send(Request { batch, reply, _place: place }).map_err(|_| self.gone())?;
+        requests.try_send(Request { work, reply, _place: place }).map_err(|_| self.gone())?;
         answer.await.map_err(|_| self.gone())?
+    }
+}
+
+impl Sink for Store {
+    async fn write(&self, batch: Batch) -> Result<(), SinkError> {
+        self.ask(Work::Write(batch)).await
     }
 
     fn committed(&self) -> Option<Position> {
@@ -307,6 +315,10 @@ impl Sink for Store {
 
     fn ledger(&self) -> Option<Ledger> {
         Some(self.progress().ledger)
+    }
+
+    async fn rewind(&self, position: Position, ledger: Ledger) -> Result<(), SinkError> {
+        self.ask(Work::Rewind(position, ledger)).await
     }
 }
 

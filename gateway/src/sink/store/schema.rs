@@ -2,7 +2,9 @@
 
 use super::{OpenError, OpenError as E, StoredCursor};
 use crate::record::{Dropped, Ledger, Position};
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
+use rusqlite::{
+    Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params,
+};
 use std::{fs, os::unix::fs::OpenOptionsExt, path::Path, time::Duration};
 use uuid::Uuid;
 
@@ -111,15 +113,11 @@ CREATE TABLE IF NOT EXISTS epoch (
 ) STRICT;
 ";
 
-/// Puts cursor and ledger elsewhere.
-pub(super) fn place(
-    connection: &mut Connection,
-    position: Position,
-    ledger: Ledger,
-) -> Result<(), rusqlite::Error> {
-    let transaction = connection.transaction()?;
-    let Some(state) = State::load(&transaction)? else { return Ok(()) };
-    State { position, ledger, ..state }.save(&transaction)?;
+/// Makes a cursor and ledger durable that do not follow from those before.
+pub(super) fn place(connection: &Connection, state: &State) -> Result<(), rusqlite::Error> {
+    let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+    state.save(&transaction)?;
+    let State { position, ledger, .. } = state;
     if ledger.epoch > 0 {
         transaction.execute_batch(EPOCHS)?;
         transaction.execute(

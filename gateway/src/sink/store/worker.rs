@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     metrics::StoreMetrics,
+    record::{Ledger, Position},
     sink::{Batch, SinkError},
 };
 use rusqlite::Connection;
@@ -27,8 +28,15 @@ const IDLE: Duration = Duration::from_secs(1);
 /// Upkeep that failed is left for so long.
 const UPKEEP_RETRY: Duration = Duration::from_secs(30);
 
+/// What the thread is asked for.
+pub(super) enum Work {
+    Write(Batch),
+    /// To go on behind a position with another ledger.
+    Rewind(Position, Ledger),
+}
+
 pub(super) struct Request {
-    pub(super) batch: Batch,
+    pub(super) work: Work,
     pub(super) reply: oneshot::Sender<Result<(), SinkError>>,
     /// Its place in the queue; free again once the request is dropped.
     pub(super) _place: tokio::sync::OwnedSemaphorePermit,
@@ -81,9 +89,14 @@ impl Worker {
     }
 
     fn serve(&mut self, request: Request) {
-        let Request { batch, reply, .. } = request;
+        let Request { work, reply, .. } = request;
         let before = self.writer.state.overwritten;
-        let result = self.writer.write(&self.connection, &batch);
+        let result = match work {
+            Work::Write(batch) => self.writer.write(&self.connection, &batch),
+            Work::Rewind(position, ledger) => {
+                self.writer.rewind(&self.connection, position, ledger)
+            }
+        };
         if result.is_ok() {
             self.series += self.writer.series.take_created();
             self.metrics.overwritten.increment(self.writer.state.overwritten - before);

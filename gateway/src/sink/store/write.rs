@@ -3,11 +3,11 @@
 use super::{
     buckets::Buckets,
     hourly::{HOUR_NS, Stale},
-    schema::State,
+    schema::{self, State},
     series::{Identity, Kind, Series},
 };
 use crate::{
-    record::{Dropped, EnvelopeError, Point, Points, Value},
+    record::{Dropped, EnvelopeError, Ledger, Point, Points, Position, Value},
     sink::Batch,
 };
 use rusqlite::{Connection, Transaction, TransactionBehavior, params, types::ValueRef};
@@ -105,6 +105,19 @@ impl Writer {
                 Err(error)
             }
         }
+    }
+
+    /// Goes on behind a position with another ledger; the points stay.
+    pub(super) fn rewind(
+        &mut self,
+        connection: &Connection,
+        position: Position,
+        ledger: Ledger,
+    ) -> Result<(), WriteError> {
+        let state = State { position, ledger, ..self.state.clone() };
+        schema::place(connection, &state)?;
+        self.state = state;
+        Ok(())
     }
 
     /// What was remembered may be of a transaction that was rolled back.
