@@ -1,6 +1,9 @@
 # The two commands: `make demo` and `make test`. Everything else serves them.
 
-.PHONY: demo test check deny doc test-tools fmt
+.PHONY: demo test check deny doc test-tools fmt bench
+
+ROUNDS ?= 5
+SECONDS ?= 3
 
 # Builds, streams a simulated fleet into a fresh gateway, verifies what was stored.
 # DEVICES=200 DURATION=20s KEEP=1 (leaves the gateway running)
@@ -27,3 +30,10 @@ test-tools:
 
 fmt:
 	cargo fmt --all
+
+# Where the speed stands: the gateway beside its comparators, see PERFORMANCE.md. Leaves
+# target/bench/report.json. CASES=single,batch100 measures a part; ROUNDS=5, SECONDS=3.
+bench:
+	./scripts/bench-tools.sh
+	cargo build --release --locked -p gateway -p bench --bins --example store_bench
+	target/release/bench run --rounds $(ROUNDS) --seconds $(SECONDS) $(if $(CASES),--cases $(CASES))
