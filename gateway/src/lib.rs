@@ -112,7 +112,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let retained = sinks.cursors();
     let rewinder = sinks.rewinder(&config, &log);
     let mut admin_task = Tasks::new();
-    let sources = Sources { registry, readiness: readiness.clone(), ledger };
+    let of_device = sinks.device_ledger(&log);
+    let sources = Sources { registry, readiness: readiness.clone(), ledger, of_device };
     admin_task.spawn("admin listener", ok(admin.serve(sources, stop_admin.clone())));
     match admin::Control::bind(&sinks::control_socket(&dir)) {
         Ok(control) => {

@@ -1,5 +1,6 @@
 //! The configured sinks, each with its forwarder and its cursor.
 
+mod of_device;
 mod running;
 mod standing;
 

@@ -1,10 +1,15 @@
 //! The ledger: for each sink, `accepted = stored + quarantined + pending + dropped`.
 
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 
 /// Takes the ledger at this moment. Called for each request; must be quick and not block.
 pub type LedgerSource = Arc<dyn Fn() -> LedgerSnapshot + Send + Sync>;
+
+/// What a walk through the log shows of a device, or why it cannot.
+pub(super) type DeviceLedger = Pin<Box<dyn Future<Output = Result<Value, String>> + Send>>;
+/// Counts the readings of the device of this realm and id. May take as long as the disk.
+pub type DeviceLedgerSource = Arc<dyn Fn(String, String) -> DeviceLedger + Send + Sync>;
 
 /// The ledger of all sinks, in readings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

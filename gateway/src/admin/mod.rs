@@ -7,6 +7,7 @@
 //! | `/healthz` | 200 while the process lives |
 //! | `/readyz` | 200, or 503 with the reasons |
 //! | `/api/v1/ledger` | the ledger, JSON |
+//! | `/api/v1/ledger/device?id=ID&realm=REALM` | a device's, from what the log still has |
 //!
 //! It refuses: whoever lacks the token (if there is one; off loopback there always is), pages of
 //! other origins, names that are not ours on loopback, slow and large requests. It changes nothing
@@ -20,13 +21,13 @@ mod page;
 mod readiness;
 
 pub use control::{Control, RewindTo, Rewinder, call};
-pub use ledger::{LedgerSnapshot, LedgerSource, SinkLedger};
+pub use ledger::{DeviceLedgerSource, LedgerSnapshot, LedgerSource, SinkLedger};
 pub use readiness::{NotReady, Readiness};
 
 use crate::{config::valid, metrics::Registry};
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{Query, State, rejection::QueryRejection},
     http::{HeaderValue, StatusCode, header},
     middleware,
     response::{Html, IntoResponse, Response},
@@ -70,6 +71,8 @@ pub struct Sources {
     pub readiness: Readiness,
     /// `/api/v1/ledger`.
     pub ledger: LedgerSource,
+    /// `/api/v1/ledger/device`.
+    pub of_device: DeviceLedgerSource,
 }
 
 impl std::fmt::Debug for Sources {
@@ -178,6 +181,7 @@ fn router(sources: Sources, guard: guard::Guard) -> Router {
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
         .route("/api/v1/ledger", get(show_ledger))
+        .route("/api/v1/ledger/device", get(show_device))
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is nothing at this path") })
         .method_not_allowed_fallback(|| async {
             problem(StatusCode::METHOD_NOT_ALLOWED, "this path is only read: use GET")
@@ -238,6 +242,32 @@ async fn readyz(State(sources): State<Sources>) -> Response {
 
 async fn show_ledger(State(sources): State<Sources>) -> Response {
     Json((sources.ledger)().to_json()).into_response()
+}
+
+/// Whose ledger is asked for.
+#[derive(serde::Deserialize)]
+struct OfDevice {
+    id: String,
+    #[serde(default = "default_realm")]
+    realm: String,
+}
+
+fn default_realm() -> String {
+    "default".to_owned()
+}
+
+async fn show_device(
+    State(sources): State<Sources>,
+    of: Result<Query<OfDevice>, QueryRejection>,
+) -> Response {
+    let OfDevice { id, realm } = match of {
+        Ok(Query(of)) => of,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, &error.body_text()),
+    };
+    match (sources.of_device)(realm, id).await {
+        Ok(ledger) => Json(ledger).into_response(),
+        Err(why) => problem(StatusCode::INTERNAL_SERVER_ERROR, &why),
+    }
 }
 
 async fn show_page(State(sources): State<Sources>) -> Html<String> {

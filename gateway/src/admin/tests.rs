@@ -31,7 +31,15 @@ async fn start(token: Option<&str>) -> Running {
         }],
     });
     let readiness = Readiness::new();
-    let sources = Sources { registry, readiness: readiness.clone(), ledger };
+    let of_device: DeviceLedgerSource = Arc::new(|realm, device| {
+        Box::pin(async move {
+            match device.as_str() {
+                "broken" => Err("the disk is gone".to_owned()),
+                _ => Ok(serde_json::json!({ "realm": realm, "device": device })),
+            }
+        })
+    });
+    let sources = Sources { registry, readiness: readiness.clone(), ledger, of_device };
     let config = valid::Admin {
         listen: "127.0.0.1:0".parse().unwrap(),
         token: token.map(valid::Secret::new),
@@ -108,6 +116,13 @@ async fn the_ledger_is_told_with_its_balance() {
         }],
     });
     assert_eq!(json(&gateway.get("/api/v1/ledger").await), expected);
+    let of = |query: &str| format!("/api/v1/ledger/device{query}");
+    let answer = json(&gateway.get(&of("?id=a%2Fb")).await);
+    assert_eq!(answer, serde_json::json!({ "realm": "default", "device": "a/b" }));
+    let answer = json(&gateway.get(&of("?id=a&realm=plant-2")).await);
+    assert_eq!(answer["realm"], "plant-2");
+    assert!(gateway.get(&of("")).await.starts_with("HTTP/1.1 400"));
+    assert!(gateway.get(&of("?id=broken")).await.contains("the disk is gone"));
     let wrong = SinkLedger { accepted: 3, stored: 4, ..SinkLedger::default() };
     assert_eq!(wrong.difference(), -1);
     assert!(!LedgerSnapshot { accepted: 3, sinks: vec![wrong] }.balanced());

@@ -267,3 +267,58 @@ async fn sinks_that_are_rewound_between_crashes_lose_and_double_nothing() {
     assert!(stored < logged && stored > 0, "{stored} of {logged}");
     assert_eq!(settled(&gateway, "store"), (epochs, logged, logged));
 }
+
+#[tokio::test]
+async fn the_ledger_of_a_device_is_counted_from_the_log() {
+    let home = Home::new();
+    let store = Scripted::start();
+    store.rule(|_| Answer::Refuse(503, "", "away".to_owned()));
+    let config = influx("influx", &store, "");
+    let gateway = home.start_with(&config);
+    drop(send(&home, &gateway, 1..=30).await);
+    let mut other = Device::connect(&home, &gateway, "site/7").await;
+    other.hello_stream(1).await;
+    for seq in 1..=5 {
+        other.send_value(seq).await;
+    }
+    other.acked(5).await;
+    eventually("one sink has everything", || home.count("d") == 30 && home.count("site/7") == 5);
+    // Refused and accepted in one batch.
+    let mut encoder = proto::BatchEncoder::new();
+    let bad = [("value", proto::RawValue::Float(f64::NAN))];
+    let time = Some(1_770_000_000_000);
+    let readings = encoder.readings(6, 2).reading(None, time, &[], &bad);
+    readings.reading(None, time, &[], &[("value", proto::RawValue::Float(1.0))]);
+    other.send(encoder.finish()).await;
+    other.nack().await;
+    other.acked(6).await;
+    eventually("one sink has everything", || home.count("site/7") == 6);
+    let of = |gateway: &Gateway, query: &str| -> serde_json::Value {
+        let (status, text) = gateway.get(&format!("/api/v1/ledger/device?{query}"));
+        assert_eq!(status, 200, "{text}");
+        serde_json::from_str(&text).unwrap()
+    };
+    let counts = |of: &serde_json::Value| {
+        let sinks = of["sinks"].as_array().unwrap();
+        let count = |of: &serde_json::Value, key: &str| of[key].as_u64().unwrap();
+        let one = |name: &str| {
+            let sink = sinks.iter().find(|of| of["name"] == name).unwrap();
+            (count(sink, "passed"), count(sink, "pending"))
+        };
+        (count(of, "accepted"), count(of, "refused"), one("store"), one("influx"))
+    };
+    eventually("its cursor has passed them", || {
+        gateway.metric("gateway_sink_pending_readings", "store") == 0.0
+    });
+    assert_eq!(counts(&of(&gateway, "id=d")), (30, 0, (30, 0), (0, 30)));
+    assert_eq!(counts(&of(&gateway, "id=site%2F7")), (6, 1, (6, 0), (0, 6)));
+    assert_eq!(counts(&of(&gateway, "id=nobody")), (0, 0, (0, 0), (0, 0)));
+    assert_eq!(counts(&of(&gateway, "id=d&realm=other")), (0, 0, (0, 0), (0, 0)));
+    gateway.kill();
+    store.rule(|_| Answer::Store);
+    let gateway = home.start_with(&config);
+    eventually("the other sink has everything", || {
+        counts(&of(&gateway, "id=d")) == (30, 0, (30, 0), (30, 0))
+    });
+    eventually("…of both", || counts(&of(&gateway, "id=site%2F7")) == (6, 1, (6, 0), (6, 0)));
+}
