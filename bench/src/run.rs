@@ -31,7 +31,7 @@ pub struct Options {
     #[arg(long)]
     pub no_peers: bool,
     /// Numbers of idle connections instead of 5,000 and 20,000
-    #[arg(long, value_delimiter = ',', num_args = 2)]
+    #[arg(long, value_delimiter = ',')]
     pub idle: Vec<u32>,
     /// The gateway's program [default: `gateway` beside this one]
     #[arg(long)]
@@ -52,6 +52,8 @@ pub struct Options {
 /// # Errors
 /// A case failed: the report has those before it.
 pub fn run(options: Options) -> Result<()> {
+    let is_pair = matches!(options.idle[..], [] | [_, _]);
+    ensure!(is_pair, "--idle needs two numbers with a comma between them");
     ensure!(options.rounds > 0 && options.seconds > 0.0, "at least one round of some time");
     let bench = std::env::current_exe().context("this program has no path")?;
     let beside = bench.with_file_name("gateway");

@@ -106,14 +106,15 @@ pub fn measure(place: &Place, kind: Kind, plan: &Plan) -> Result<Sample> {
     let mut load = server.load(place, &plan.arguments())?;
     let readings = u64::from(plan.readings);
     let warm = send(&mut load, plan.warm_s, plan.rate.is_some())?;
-    confirmed(&mut server, warm.acked * readings)?;
+    confirmed(&mut server.sink, warm.acked * readings, PATIENCE)?;
     let (cpu, busy) = (cpu(&server, &load)?, machine::busy_s()?);
 
     let begun = Instant::now();
     let sent = send(&mut load, plan.seconds, plan.rate.is_some())?;
     let backlog = (sent.at_stop.acked * readings)
-        .saturating_sub(sink_readings(&mut server)?.unwrap_or(sent.at_stop.acked * readings));
-    let confirmed_s = confirmed(&mut server, sent.acked * readings)?.duration_since(begun);
+        .saturating_sub(sink_readings(&mut server.sink)?.unwrap_or(sent.at_stop.acked * readings));
+    let confirmed_s =
+        confirmed(&mut server.sink, sent.acked * readings, PATIENCE)?.duration_since(begun);
     let confirmed_s = confirmed_s.as_secs_f64();
     let cpu = self::cpu(&server, &load)? - cpu;
     let busy = machine::busy_s()? - busy;
@@ -186,16 +187,16 @@ fn counts(load: &mut Process, command: &str) -> Result<(u64, u64, Option<load::L
 }
 
 /// Waits until the sink has confirmed exactly so many readings; says since when.
-fn confirmed(server: &mut Server, expected: u64) -> Result<Instant> {
+fn confirmed(sink: &mut Option<Process>, expected: u64, patience: Duration) -> Result<Instant> {
     let (mut last, mut progress) = (0, Instant::now());
     loop {
-        let Some(readings) = sink_readings(server)? else { return Ok(Instant::now()) };
+        let Some(readings) = sink_readings(sink)? else { return Ok(Instant::now()) };
         if readings != last {
             (last, progress) = (readings, Instant::now());
         }
         if readings >= expected {
             std::thread::sleep(AFTERTHOUGHT);
-            let readings = sink_readings(server)?.unwrap_or(expected);
+            let readings = sink_readings(sink)?.unwrap_or(expected);
             ensure!(
                 readings == expected,
                 "{expected} readings were acknowledged and the sink was given {readings}"
@@ -203,7 +204,7 @@ fn confirmed(server: &mut Server, expected: u64) -> Result<Instant> {
             return Ok(progress);
         }
         ensure!(
-            progress.elapsed() < PATIENCE,
+            progress.elapsed() < patience,
             "{expected} readings were acknowledged and the sink has confirmed {readings}: \
              {} are missing",
             expected - readings
@@ -212,8 +213,8 @@ fn confirmed(server: &mut Server, expected: u64) -> Result<Instant> {
     }
 }
 
-fn sink_readings(server: &mut Server) -> Result<Option<u64>> {
-    let Some(sink) = &mut server.sink else { return Ok(None) };
+fn sink_readings(sink: &mut Option<Process>) -> Result<Option<u64>> {
+    let Some(sink) = sink else { return Ok(None) };
     match sink.ask("")? {
         sink::Said::Counts { readings, .. } => Ok(Some(readings)),
         other => bail!("the sink says {other:?}"),
@@ -237,5 +238,32 @@ impl std::ops::Sub for Cpu {
             generator: self.generator - before.generator,
             sink: self.sink - before.sink,
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// A sink that has confirmed so many readings, and never more.
+    fn sink(readings: u64, dir: &std::path::Path) -> Option<Process> {
+        let said = serde_json::to_string(&sink::Said::Counts { readings, requests: 1 }).unwrap();
+        let script = format!("while read x; do echo '{said}'; done");
+        Some(Process::start("sink", Command::new("sh").args(["-c", &script]), dir).unwrap())
+    }
+
+    #[test]
+    fn counts_must_be_equal() {
+        let dir = tempfile::tempdir().unwrap();
+        let confirmed = |expected| {
+            let result =
+                super::confirmed(&mut sink(7, dir.path()), expected, Duration::from_millis(20));
+            result.map(drop).map_err(|error| error.to_string())
+        };
+        assert_eq!(confirmed(7), Ok(()));
+        assert!(confirmed(8).unwrap_err().ends_with("confirmed 7: 1 are missing"));
+        assert!(confirmed(6).unwrap_err().ends_with("was given 7"));
     }
 }

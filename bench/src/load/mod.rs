@@ -13,6 +13,7 @@
 //! what was to be expected: an ack out of turn, a nack, a close.
 
 mod connection;
+mod counts;
 mod pacer;
 mod tls;
 
@@ -23,7 +24,8 @@ use crate::{
 };
 use anyhow::{Context, Result, bail, ensure};
 use connection::{Connection, Stage};
-use hdrhistogram::Histogram;
+use counts::Counts;
+pub use counts::{Latency, Said};
 use pacer::Pacer;
 use rustix::{
     buffer::spare_capacity,
@@ -31,7 +33,6 @@ use rustix::{
     fd::OwnedFd,
 };
 use rustls::ClientConfig;
-use serde::{Deserialize, Serialize};
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
@@ -91,52 +92,6 @@ pub struct Options {
     pub messages: Option<u64>,
 }
 
-/// What the generator says; one line each.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-pub enum Said {
-    /// Everybody is connected and welcome.
-    Ready {
-        /// From the first to the last.
-        connect_s: f64,
-        /// What TLS agreed on.
-        cipher: String,
-    },
-    /// Answer to `mark` and `stop`.
-    Counts {
-        /// Messages sent.
-        sent: u64,
-        /// Messages acknowledged.
-        acked: u64,
-        /// Frames that acknowledged them.
-        answers: u64,
-        /// Messages that were due and could not be sent, for the window was full.
-        waiting: u64,
-        /// In the open loop: of the messages that were due between the marks.
-        latency: Option<Latency>,
-    },
-    /// The end.
-    Failed {
-        /// Why.
-        reason: String,
-    },
-}
-
-/// From the moment a message was meant to be sent to its acknowledgement, in microseconds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Latency {
-    /// Messages.
-    pub count: u64,
-    /// Half are faster.
-    pub p50_us: f64,
-    /// 99 of 100 are faster.
-    pub p99_us: f64,
-    /// 999 of 1,000 are faster.
-    pub p999_us: f64,
-    /// The slowest.
-    pub max_us: f64,
-}
-
 /// What all connections share.
 struct Shared {
     address: SocketAddr,
@@ -164,37 +119,6 @@ impl Shared {
             request += &format!("Authorization: Bearer {}\r\n", tokens.mint(device)?);
         }
         Ok(request + "\r\n")
-    }
-}
-
-/// What is counted.
-struct Counts {
-    sent: u64,
-    acked: u64,
-    answers: u64,
-    /// Batches that were due in this stretch are measured.
-    marks: (Option<Instant>, Option<Instant>),
-    latency: Histogram<u64>,
-}
-
-impl Counts {
-    fn latency(&mut self, intended: Instant, now: Instant) {
-        let (Some(from), to) = self.marks else { return };
-        if intended >= from && to.is_none_or(|to| intended < to) {
-            let ns = u64::try_from(now.duration_since(intended).as_nanos()).unwrap_or(u64::MAX);
-            self.latency.saturating_record(ns);
-        }
-    }
-
-    fn latencies(&self) -> Option<Latency> {
-        let us = |quantile| self.latency.value_at_quantile(quantile) as f64 / 1_000.0;
-        (!self.latency.is_empty()).then(|| Latency {
-            count: self.latency.len(),
-            p50_us: us(0.5),
-            p99_us: us(0.99),
-            p999_us: us(0.999),
-            max_us: self.latency.max() as f64 / 1_000.0,
-        })
     }
 }
 
@@ -230,14 +154,9 @@ struct Load {
 pub fn run(options: Options) -> Result<()> {
     let result = Load::new(options).and_then(|mut load| load.run());
     if let Err(error) = &result {
-        say(&Said::Failed { reason: format!("{error:#}") });
+        Said::Failed { reason: format!("{error:#}") }.say();
     }
     result
-}
-
-fn say(said: &Said) {
-    let line = serde_json::to_string(said).expect("plain data is always JSON");
-    println!("{line}");
 }
 
 impl Load {
@@ -258,13 +177,6 @@ impl Load {
             encrypted: vec![0; READ_BYTES],
             plain: Vec::new(),
         };
-        let counts = Counts {
-            sent: 0,
-            acked: 0,
-            answers: 0,
-            marks: (None, None),
-            latency: Histogram::new_with_bounds(1_000, 60_000_000_000, 3)?,
-        };
         let prepared = match options.dialect.shares() {
             true => options.dialect.prepare("", &messages).into(),
             false => Arc::default(),
@@ -273,7 +185,7 @@ impl Load {
         Ok(Self {
             epoll,
             shared,
-            counts,
+            counts: Counts::new()?,
             connections: Vec::with_capacity(options.connections as usize),
             messages,
             prepared,
@@ -340,14 +252,7 @@ impl Load {
             match command {
                 "go" => self.go()?,
                 "mark" => {
-                    let now = Instant::now();
-                    self.counts.marks = match self.counts.marks {
-                        (Some(from), None) => (Some(from), Some(now)),
-                        _ => {
-                            self.counts.latency.reset();
-                            (Some(now), None)
-                        }
-                    };
+                    self.counts.mark(Instant::now());
                     self.say_counts();
                 }
                 "stop" => {
@@ -362,10 +267,7 @@ impl Load {
     }
 
     fn say_counts(&self) {
-        let Counts { sent, acked, answers, .. } = self.counts;
-        let waiting = self.connections.iter().map(Connection::waiting).sum();
-        let latency = self.counts.latencies();
-        say(&Said::Counts { sent, acked, answers, waiting, latency });
+        self.counts.told(self.connections.iter().map(Connection::waiting).sum()).say();
     }
 
     fn go(&mut self) -> Result<()> {
@@ -463,7 +365,7 @@ impl Load {
         if self.open == all as usize && self.phase == Phase::Connecting {
             self.phase = Phase::Waiting;
             let cipher = self.connections[0].cipher().context("TLS has agreed on nothing")?;
-            say(&Said::Ready { connect_s: self.begun.elapsed().as_secs_f64(), cipher });
+            Said::Ready { connect_s: self.begun.elapsed().as_secs_f64(), cipher }.say();
         }
         Ok(())
     }
