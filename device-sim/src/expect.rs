@@ -2,8 +2,10 @@
 //!
 //! An expectation is a figure, a comparison and a number. Figures are the numbers of the report by
 //! their names (`scheduled`, `acked`, `refused`, `reconnects`, …), `ack_p50_ms` to `ack_max_ms` and
-//! `lag_p50_ms` to `lag_max_ms`, and two ratios: `sent_ratio` (sent of scheduled) and
-//! `acked_ratio` (acknowledged of sent).
+//! `lag_p50_ms` to `lag_max_ms`, `fault_KIND` (how often a fault came about), and ratios:
+//! `sent_ratio` (sent of scheduled), `acked_ratio` (acknowledged of sent) and `answered_ratio`
+//! (acknowledged or refused of sent).
+//! What only the store shows (`lost`, `altered`, …) is left to `verify`.
 
 use serde_json::Value;
 use std::{fmt, str::FromStr};
@@ -34,6 +36,17 @@ const SIGNS: &[(&str, Comparison)] = &[
     ("!=", Comparison::NotEqual),
     ("<", Comparison::Less),
     (">", Comparison::More),
+];
+
+/// Figures that a run cannot know: those of the report of `verify` alone.
+const OF_THE_STORE: [&str; 7] = [
+    "lost",
+    "duplicated",
+    "altered",
+    "unexpected",
+    "stored",
+    "not_shown",
+    "unacknowledged_present",
 ];
 
 impl FromStr for Expectation {
@@ -85,6 +98,13 @@ impl Expectation {
     }
 }
 
+impl Expectation {
+    /// Whether only `verify` can judge it.
+    pub fn is_of_the_store(&self) -> bool {
+        OF_THE_STORE.contains(&self.figure.as_str())
+    }
+}
+
 fn figure(report: &Value, name: &str) -> Option<f64> {
     let count = |name: &str| report.get(name)?.as_f64();
     // Nothing of nothing is all of it only for what was sent: a run that sent nothing has failed.
@@ -92,6 +112,12 @@ fn figure(report: &Value, name: &str) -> Option<f64> {
     match name {
         "sent_ratio" => Some(ratio(count("sent")?, count("scheduled")?)),
         "acked_ratio" => Some(ratio(count("acked")?, count("sent")?)),
+        "answered_ratio" => Some(ratio(count("acked")? + count("refused")?, count("sent")?)),
+        _ if name.starts_with("fault_") => {
+            // One that has never come about is not listed.
+            let times = report.get("faults")?.get(&name["fault_".len()..]);
+            Some(times.map_or(Some(0.0), Value::as_f64)?)
+        }
         _ => {
             let of = |group: &str, prefix: &str| {
                 let quantile = name.strip_prefix(prefix)?.strip_suffix("_ms")?;
@@ -113,6 +139,7 @@ mod tests {
     fn report() -> Value {
         json!({
             "scheduled": 1000, "sent": 995, "acked": 980, "refused": 10, "reconnects": 0,
+            "faults": { "drop": 7 },
             "ack_latency_ms": { "p99": 12.5, "max": null }, "schedule_lag_ms": { "p999": 3.0 },
         })
     }
@@ -129,6 +156,10 @@ mod tests {
             ("reconnects==0", true),
             ("sent_ratio>=0.99", true),
             ("sent_ratio>0.995", false),
+            ("answered_ratio>=0.995", false),
+            ("answered_ratio>=0.99", true),
+            ("fault_drop==7", true),
+            ("fault_slow>0", false),
             ("acked_ratio>=0.98", true),
             ("acked_ratio>=0.99", false),
             ("ack_p99_ms<250", true),

@@ -5,7 +5,7 @@
 //! a killed run leaves a usable journal. Such a journal is not `complete`: devices may have sent
 //! more than it says.
 
-use crate::plan::Plan;
+use crate::plan::{Plan, PlanVersion1};
 use anyhow::{Context, Result, bail, ensure};
 use proto::ErrorCode;
 use serde::{Deserialize, Serialize};
@@ -13,18 +13,20 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
 
-/// Version of the format that this build writes and reads.
-pub const FORMAT: u32 = 1;
+/// Version of the format that this build writes.
+pub const FORMAT: u32 = 2;
+/// The oldest format that this build reads: a plan of one profile, without faults.
+const OLDEST: u32 = 1;
 
 /// First line.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Header {
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Header<P = Plan> {
     /// [`FORMAT`].
     pub journal: u32,
     /// Version of the tool that wrote it.
     pub version: String,
     /// What was to be sent.
-    pub plan: Plan,
+    pub plan: P,
 }
 
 /// Readings of one batch that were refused for good.
@@ -48,13 +50,22 @@ fn is_zero(n: &u32) -> bool {
 }
 
 impl RefusedBatch {
+    /// Whether the gateway named a reading as refused.
+    pub fn names(&self, index: u32) -> bool {
+        self.whole.is_some() || self.readings.binary_search_by_key(&index, |&(at, _)| at).is_ok()
+    }
+
+    /// How many readings of a batch of `batch` it names.
+    pub fn named(&self, batch: u32) -> u32 {
+        match self.whole {
+            Some(_) => batch,
+            None => u32::try_from(self.readings.len()).unwrap_or(u32::MAX),
+        }
+    }
+
     /// How many readings of a batch of `batch` were refused.
     pub fn count(&self, batch: u32) -> u32 {
-        if self.whole.is_some() {
-            batch
-        } else {
-            (u32::try_from(self.readings.len()).unwrap_or(u32::MAX)).saturating_add(self.unnamed)
-        }
+        if self.whole.is_some() { batch } else { self.named(batch).saturating_add(self.unnamed) }
     }
 }
 
@@ -73,9 +84,13 @@ pub struct Ledger {
     /// so many batches of the schedule are missing in all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shed: Vec<(u64, u32)>,
-    /// What was refused for good, ascending by sequence number.
+    /// What was refused for good, ascending by sequence number; what the plan makes the gateway
+    /// refuse is not listed once it is acknowledged.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<RefusedBatch>,
+    /// First and last of the sequence numbers that were never sent, because the device lost them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dropped: Vec<(u64, u64)>,
 }
 
 impl Ledger {
@@ -83,7 +98,8 @@ impl Ledger {
     pub fn new(plan: &Plan, device: u32) -> Self {
         let before = plan.start_seq - 1;
         let stream = plan.stream_of(device);
-        Self { device, stream, acked: before, sent: before, shed: vec![], refused: vec![] }
+        let (shed, refused, dropped) = (vec![], vec![], vec![]);
+        Self { device, stream, acked: before, sent: before, shed, refused, dropped }
     }
 
     /// A batch of the schedule found no room; the next one that does will be `seq`.
@@ -100,6 +116,17 @@ impl Ledger {
         let after = self.shed.partition_point(|&(from, _)| from <= seq);
         let shed = after.checked_sub(1).map_or(0, |last| self.shed[last].1);
         u32::try_from(seq - plan.start_seq).unwrap_or(u32::MAX).saturating_add(shed)
+    }
+
+    /// Whether the device has lost a batch before it was sent.
+    pub fn has_dropped(&self, seq: u64) -> bool {
+        let after = self.dropped.partition_point(|&(first, _)| first <= seq);
+        after.checked_sub(1).is_some_and(|at| seq <= self.dropped[at].1)
+    }
+
+    /// Forgets a refusal that the plan explains.
+    pub fn forget_refusal(&mut self, seq: u64) {
+        self.refused.retain(|refused| refused.seq != seq);
     }
 
     /// What was refused of a batch.
@@ -238,14 +265,18 @@ fn read_header(path: &Path) -> Result<Plan> {
     let not_one = || format!("{} is not a journal of device-sim", path.display());
     let format: Format = serde_json::from_str(&line).with_context(not_one)?;
     ensure!(
-        format.journal == FORMAT,
-        "{} has format {}, this device-sim reads {FORMAT}: verify with the version that ran it",
+        (OLDEST..=FORMAT).contains(&format.journal),
+        "{} has format {}, this device-sim reads {OLDEST} to {FORMAT}: verify with the version \
+         that ran it",
         path.display(),
         format.journal
     );
-    let header: Header = serde_json::from_str(&line).with_context(not_one)?;
-    header.plan.check().map_err(anyhow::Error::msg).with_context(not_one)?;
-    Ok(header.plan)
+    let plan = match format.journal {
+        1 => serde_json::from_str::<Header<PlanVersion1>>(&line).with_context(not_one)?.plan.into(),
+        _ => serde_json::from_str::<Header<Plan>>(&line).with_context(not_one)?.plan,
+    };
+    plan.check().map_err(anyhow::Error::msg).with_context(not_one)?;
+    Ok(plan)
 }
 
 #[cfg(test)]
@@ -263,6 +294,7 @@ mod tests {
         busy.refuse(RefusedBatch { seq: 3, whole: None, readings, unnamed: 2 });
         let whole = Some(ErrorCode::SeqReused);
         busy.refuse(RefusedBatch { seq: 2, whole, ..RefusedBatch::default() });
+        busy.dropped = vec![(2, 2), (7, 9)];
         vec![Ledger::new(&plan(), 0), busy]
     }
 
@@ -287,6 +319,31 @@ mod tests {
         assert_eq!(ticks, [0, 3, 4, 6, 7]);
     }
 
+    /// A journal that was written before there were faults, as it is on somebody's disk.
+    #[test]
+    fn the_first_format_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.journal");
+        let header = r#"{"journal":1,"version":"0.1.0","plan":{"run":7,"seed":1,"prefix":"sim-",
+            "profile":"environment","devices":4,"stream":null,"start_seq":1,
+            "base_ns":1800000000123456789,"interval_ns":1000000000,"batch":10,
+            "ramp_ns":2000000000,"duration_ns":10000000000}}"#;
+        let rest = r#"{"device":1,"stream":5,"acked":3,"sent":5}
+{"end":1,"complete":true}"#;
+        std::fs::write(&path, format!("{}\n{rest}\n", header.replace('\n', ""))).unwrap();
+        let journal = Journal::open(&path).unwrap();
+        assert_eq!(journal.plan, plan());
+        let ledger = journal.ledgers().unwrap().next().unwrap().unwrap();
+        assert_eq!((ledger.acked, ledger.sent), (3, 5));
+    }
+
+    #[test]
+    fn what_a_device_lost_is_known() {
+        let ledger = &ledgers()[1];
+        let lost: Vec<u64> = (1..12).filter(|&seq| ledger.has_dropped(seq)).collect();
+        assert_eq!(lost, [2, 7, 8, 9]);
+    }
+
     #[test]
     fn a_repeated_refusal_counts_once() {
         let mut ledger = ledgers().remove(1);
@@ -306,7 +363,8 @@ mod tests {
         for (text, word) in [
             (String::new(), "not a journal"),
             ("{\"end\":0}\n".to_owned(), "not a journal"),
-            (whole.replace("\"journal\":1", "\"journal\":2"), "format 2"),
+            (whole.replace("\"journal\":2", "\"journal\":3"), "format 3"),
+            (whole.replace("\"journal\":2", "\"journal\":0"), "format 0"),
             (lines[..3].join("\n"), "cut off"),
             ([lines[0], lines[1], lines[3]].join("\n"), "cut off"),
             (whole[..whole.len() - 5].to_owned(), "damaged"),

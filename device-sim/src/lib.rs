@@ -17,6 +17,8 @@ pub mod journal;
 pub mod plan;
 pub mod profile;
 pub mod run;
+pub mod scenario;
+pub mod units;
 pub mod verify;
 
 /// Version of this tool, in reports and journals.

@@ -5,7 +5,8 @@
 mod common;
 
 use common::{Answer, FakeGateway, Kept, plan};
-use device_sim::run::{Mode, Outcome, Report, play};
+use device_sim::plan::Mode;
+use device_sim::run::{Outcome, Report, play};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio_tungstenite::tungstenite::http::StatusCode;
@@ -19,7 +20,7 @@ fn assert_whole(gateway: &FakeGateway, report: &Report) {
         assert!(bodies.iter().map(|(seq, ..)| *seq).is_sorted_by(|a, b| a < b));
         batches += admitted;
     }
-    let batch = u64::from(report.settings.plan.batch);
+    let batch = u64::from(report.settings.plan.kinds[0].batch);
     assert_eq!(report.scheduled, batches * batch);
     assert_eq!(report.sent, report.scheduled);
     assert_eq!(report.acked + report.refused, report.sent);
@@ -106,7 +107,7 @@ async fn a_full_outbox_is_reported_and_the_schedule_goes_on() {
     })
     .await;
     let mut options = gateway.options(plan(1, 3));
-    options.outbox = 4;
+    options.plan.kinds[0].outbox = 4;
     let report = play(options).await.unwrap();
     assert!(report.outbox_full >= 5 * 5, "{}", report.outbox_full);
     assert_eq!(report.scheduled, report.sent + report.outbox_full);
@@ -161,7 +162,7 @@ async fn a_used_stream_is_named_and_what_it_owes_stays_due() {
 async fn columns_hold_the_same_readings() {
     let gateway = FakeGateway::start(|_, _, _| Answer::Ack).await;
     let mut options = gateway.options(plan(2, 1));
-    options.mode = Mode::Columns;
+    options.plan.kinds[0].mode = Mode::Columns;
     let report = play(options).await.unwrap();
     assert_whole(&gateway, &report);
 }

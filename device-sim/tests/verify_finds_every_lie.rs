@@ -6,7 +6,8 @@ mod common;
 use common::store::{HandMade, Point, points};
 use common::{Answer, FakeGateway, plan};
 use device_sim::journal::{self, Journal, Ledger};
-use device_sim::run::{Mode, play};
+use device_sim::plan::Mode;
+use device_sim::run::play;
 use device_sim::verify::{Report, SqliteStore, verify};
 use rusqlite::types::Value;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ async fn played(mode: Mode) -> (FakeGateway, Vec<Point>, Journal) {
     })
     .await;
     let mut options = gateway.options(plan(3, 2));
-    options.mode = mode;
+    options.plan.kinds[0].mode = mode;
     let path = options.journal.clone().unwrap();
     let report = play(options).await.unwrap();
     assert_eq!((report.problem, report.refused), (None, 3));

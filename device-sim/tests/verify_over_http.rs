@@ -30,7 +30,7 @@ fn plan() -> Plan {
 
 /// Readings that are 200 µs apart.
 fn dense() -> Plan {
-    Plan { interval_ns: 1_000_000, ramp_ns: 0, ..plan() }
+    Plan { ramp_ns: 0, ..common::paced(plan(), 1_000_000, 5) }
 }
 
 fn endpoint(store: &HttpStore) -> Endpoint {
@@ -84,7 +84,7 @@ fn is_bool(value: &Value) -> bool {
 #[test]
 fn the_truth_passes_at_the_fidelity_of_the_store() {
     let plan = plan();
-    let acked = u64::from(plan.devices * plan.batch) * BATCHES;
+    let acked = u64::from(plan.devices * plan.kinds[0].batch) * BATCHES;
     let (texts, bools) = (count(&plan, is_text), count(&plan, is_bool));
     assert!(texts > 0 && bools > 0, "the plan has none: {texts} {bools}");
     let reduced = [(Kind::Influx, 0, 0), (Kind::Influx2, 0, 0), (Kind::Victoria, bools, texts)];
@@ -209,7 +209,7 @@ fn what_only_one_of_them_can_show() {
 #[test]
 fn readings_within_a_millisecond_are_compared_as_one_store_or_the_other_keeps_them() {
     let (plan, folder) = (dense(), tempfile::tempdir().unwrap());
-    let acked = u64::from(plan.devices * plan.batch) * BATCHES;
+    let acked = u64::from(plan.devices * plan.kinds[0].batch) * BATCHES;
     let journal = journal(folder.path(), &plan, BATCHES);
     assert!(told(Kind::Influx, &plan, |_| {}).passed);
     assert!(told(Kind::Influx2, &plan, |_| {}).passed);
@@ -263,7 +263,7 @@ fn what_was_refused_must_not_be_there() {
         journal::write(&path, &plan, ledgers, true).unwrap();
         let journal = Journal::open(&path).unwrap();
         let mut held = readings(&plan, BATCHES);
-        let batch = plan.batch as usize;
+        let batch = plan.kinds[0].batch as usize;
         let place = |device: usize, index: usize| device * batch * BATCHES as usize + batch + index;
         // From the last device to the first; of the first device one more, not named.
         let kept = held[place(2, 1)].clone();
@@ -288,8 +288,8 @@ fn what_was_refused_must_not_be_there() {
 
 #[test]
 fn a_long_run_comes_in_pieces() {
-    let plan = Plan { devices: 1, batch: 4_000, duration_ns: 1_000_000_000_000, ..plan() };
-    let plan = Plan { interval_ns: 60_000_000_000, ..plan };
+    let plan = Plan { devices: 1, duration_ns: 1_000_000_000_000, ..plan() };
+    let plan = common::paced(plan, 60_000_000_000, 4_000);
     let folder = tempfile::tempdir().unwrap();
     let journal = journal(folder.path(), &plan, 7);
     for kind in [Kind::Influx, Kind::Victoria] {

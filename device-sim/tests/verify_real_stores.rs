@@ -24,7 +24,7 @@ fn plan() -> Plan {
 }
 
 fn dense() -> Plan {
-    Plan { interval_ns: 1_000_000, ramp_ns: 0, ..plan() }
+    Plan { ramp_ns: 0, ..common::paced(plan(), 1_000_000, 5) }
 }
 
 fn endpoint(server: &Server) -> Endpoint {
@@ -140,7 +140,7 @@ fn victoria_metrics_shows_the_truth_and_what_was_done_to_it() {
         let device = plan.device_id(3);
         let series = format!("/api/v1/admin/tsdb/delete_series?match[]={{device=\"{device}\"}}");
         server.send("POST", &series.replace('"', "%22"), "");
-        let all = u64::from(plan.batch) * BATCHES;
+        let all = u64::from(plan.kinds[0].batch) * BATCHES;
         let report = victoria(&server, &journal, |report| report.lost == all);
         assert_eq!((report.lost, &report.examples["lost"][0].device), (all, &device));
     }

@@ -6,12 +6,12 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Files that a run opens besides its connections: store of time zones, key, journal, runtime.
 const SPARE: u64 = 64;
 
-/// Raises the limit so that `connections` fit.
+/// Raises the limit so that a connection of each device fits; of two, if they forget some.
 ///
 /// # Errors
 /// The system does not allow as many.
-pub(super) fn allow(connections: u32) -> Result<()> {
-    let needed = u64::from(connections) + SPARE;
+pub(super) fn allow(devices: u32, two: bool) -> Result<()> {
+    let needed = u64::from(devices) * if two { 2 } else { 1 } + SPARE;
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current.is_none_or(|current| current >= needed) {
         return Ok(());
@@ -26,7 +26,7 @@ pub(super) fn allow(connections: u32) -> Result<()> {
     if raised.is_err() {
         let allowed = maximum.or(current).unwrap_or(0);
         bail!(
-            "{connections} devices need {needed} open files and {allowed} are allowed: raise the \
+            "{devices} devices need {needed} open files and {allowed} are allowed: raise the \
              limit (ulimit -n {needed}) or use fewer --devices"
         );
     }

@@ -9,6 +9,7 @@ use super::link::{Link, LinkError};
 use super::outbox::Outbox;
 use super::session::{self, Ended};
 use super::tally::lock;
+use super::trouble::Troubles;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
@@ -18,6 +19,10 @@ pub(super) struct Device {
     pub(super) fleet: Arc<Fleet>,
     pub(super) sender: Sender,
     pub(super) outbox: Outbox,
+    /// Readings in each of its batches.
+    pub(super) batch: u32,
+    /// What the plan makes it go through.
+    pub(super) troubles: Option<Box<Troubles>>,
     /// Next batch of the schedule.
     tick: u32,
     /// Number of batches in the schedule; less after an early end.
@@ -30,19 +35,22 @@ pub(super) struct Device {
 
 /// Runs a device to its end.
 pub(super) async fn run(fleet: Arc<Fleet>, index: u32) {
-    let connect_at = fleet.start + Duration::from_nanos(fleet.plan.connect_ns(index));
+    let connect_at = fleet.at(fleet.plan.connect_ns(index));
     tokio::select! {
         () = sleep_until(connect_at) => {}
         () = fleet.stop.cancelled() => return,
     }
     let plan = &fleet.plan;
+    let kind = plan.kind_of(index);
     let token = fleet.credentials.token(&plan.device_id(index));
     let mut device = Device {
-        sender: Sender { index, tags: plan.profile.tags(plan.seed, index) },
-        outbox: Outbox::new(plan.start_seq, fleet.outbox),
+        sender: Sender { index, tags: kind.profile.tags(plan.seed, index) },
+        outbox: Outbox::new(plan.start_seq, kind.outbox as usize),
+        batch: kind.batch,
+        troubles: Troubles::of(plan, index),
         tick: 0,
         ticks: plan.ticks(index),
-        leave_at: fleet.start + Duration::from_nanos(plan.duration_ns),
+        leave_at: fleet.at(plan.duration_ns),
         welcomed_before: false,
         backoff: Backoff::default(),
         fleet,
@@ -60,27 +68,72 @@ pub(super) async fn run(fleet: Arc<Fleet>, index: u32) {
 impl Device {
     /// Connects, talks, waits, until all is done; or says why it cannot go on.
     async fn work(&mut self, token: &str) -> Option<(&'static str, String)> {
+        let mut visiting = false;
         while !self.finished() && !self.fleet.abort.is_cancelled() {
-            let wait = match self.connect(token).await {
-                Some(Ok(link)) => {
-                    self.fleet.tally.connected.add(1);
-                    let ended = session::run(self, link).await;
-                    self.fleet.tally.connected.sub(1);
-                    match ended {
-                        Ended::Finished => return None,
-                        Ended::Lost(error) => self.failed(error),
-                        Ended::Hopeless(sentence) => return Some(("conflict", sentence)),
+            let now = Instant::now();
+            self.look(now);
+            if let Some(until) = self.absent_until() {
+                self.wait_for(until).await?;
+                continue;
+            }
+            if let Some(visit) = self.visit_after(now).filter(|_| !visiting) {
+                self.wait_for(visit).await?;
+                visiting = true;
+                continue;
+            }
+            if self.is_visitor() && self.outbox.is_empty() {
+                visiting = false;
+                continue;
+            }
+            let bad = self.troubles.as_ref().is_some_and(|troubles| troubles.bad_credential);
+            let connected = match bad {
+                true => self.connect(&format!("{token}x")).await,
+                false => self.connect(token).await,
+            };
+            let wait = match connected {
+                Some(Ok(link)) => match self.talk(link).await {
+                    Ended::Finished => return None,
+                    Ended::Flushed => {
+                        visiting = false;
+                        continue;
                     }
-                }
+                    Ended::Left | Ended::Forgotten(_) => self.backoff.next(None, fastrand::f64()),
+                    Ended::Lost(error) => self.failed(error),
+                    Ended::Hopeless(sentence) => return Some(("conflict", sentence)),
+                },
                 Some(Err(error)) => self.failed(error),
                 None => return None,
             };
-            let again = Instant::now() + wait;
-            if self.meanwhile(sleep_until(again)).await.is_none() {
-                break;
+            let mut again = Instant::now() + wait;
+            if let Some(troubles) = self.troubles.as_ref().filter(|_| bad) {
+                // It will be given a good one then.
+                again = again.min(self.fleet.at(troubles.wake_ns()));
+                self.backoff.reset();
             }
+            self.wait_for(again).await?;
         }
         None
+    }
+
+    async fn talk(&mut self, link: Link) -> Ended {
+        let fleet = Arc::clone(&self.fleet);
+        fleet.tally.connected.add(1);
+        let ended = session::run(self, link).await;
+        fleet.tally.connected.sub(1);
+        ended
+    }
+
+    /// Waits for a moment while the schedule goes on, or until the run ends early; `None` if there
+    /// is nothing left to wait for.
+    async fn wait_for(&mut self, moment: Instant) -> Option<()> {
+        let stop = self.fleet.stop.clone();
+        let wait = async {
+            tokio::select! {
+                () = sleep_until(moment) => {}
+                () = stop.cancelled() => {}
+            }
+        };
+        self.meanwhile(wait).await
     }
 
     /// Connects; `None` if the run is over. Boxed because the future is large and short-lived.
@@ -88,6 +141,32 @@ impl Device {
         let fleet = Arc::clone(&self.fleet);
         let index = self.sender.index;
         self.meanwhile(Box::pin(async move { fleet.connector.connect(index, token).await })).await
+    }
+
+    /// Takes note of the troubles at a moment; true if something has changed.
+    pub(super) fn look(&mut self, now: Instant) -> bool {
+        let Self { fleet, sender, troubles, .. } = self;
+        troubles.as_mut().is_some_and(|troubles| {
+            troubles.look(&fleet.plan, sender.index, fleet.elapsed_ns(now), &fleet.tally)
+        })
+    }
+
+    /// Until when there is no link. After an early end there always is one.
+    fn absent_until(&self) -> Option<Instant> {
+        let (until, _) = self.troubles.as_ref()?.absent?;
+        (!self.fleet.stop.is_cancelled()).then(|| self.fleet.at(until))
+    }
+
+    /// Whether this device connects, flushes and leaves.
+    pub(super) fn is_visitor(&self) -> bool {
+        self.fleet.plan.kind_of(self.sender.index).connect_every_ns.is_some()
+    }
+
+    /// The next visit of such a device; the end of the schedule is the last.
+    fn visit_after(&self, now: Instant) -> Option<Instant> {
+        let plan = &self.fleet.plan;
+        let visit = plan.next_visit(self.sender.index, self.fleet.elapsed_ns(now))?;
+        (self.tick < self.ticks).then(|| self.fleet.at(visit.min(plan.duration_ns)))
     }
 
     /// Takes up the rest of the schedule without a gateway: what this device owes stays due, the
@@ -137,7 +216,7 @@ impl Device {
     /// Takes up every batch that is due. What finds the outbox full is shed, and counted.
     pub(super) fn take_due(&mut self, now: Instant) {
         let fleet = &self.fleet;
-        let (index, readings) = (self.sender.index, u64::from(fleet.plan.batch));
+        let (index, readings) = (self.sender.index, u64::from(self.batch));
         while self.tick < self.ticks {
             let due = fleet.due(index, self.tick);
             if due > now {

@@ -4,36 +4,21 @@ use super::credentials::Credentials;
 use super::link::Connector;
 use super::tally::Tally;
 use crate::journal::Ledger;
-use crate::plan::Plan;
+use crate::plan::{Mode, Plan, Spoil};
+use crate::profile::Fields;
 use proto::BatchEncoder;
-use proto::RawValue;
 use proto::encode::ColumnTimes;
-use serde::Serialize;
+use serde_json::json;
 use std::cell::RefCell;
 use std::sync::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// How a batch is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// One map for each reading.
-    #[default]
-    Readings,
-    /// One array for each field.
-    Columns,
-}
-
 /// The plan, the way to the gateway, and what is known so far.
 pub(super) struct Fleet {
     /// What is sent.
     pub(super) plan: Plan,
-    /// How it is written.
-    pub(super) mode: Mode,
-    /// Most batches that a device keeps.
-    pub(super) outbox: usize,
     /// How devices connect.
     pub(super) connector: Connector,
     /// How they prove who they are.
@@ -53,7 +38,18 @@ pub(super) struct Fleet {
 impl Fleet {
     /// When a batch is due.
     pub(super) fn due(&self, device: u32, tick: u32) -> Instant {
-        self.start + Duration::from_nanos(self.plan.due_ns(device, tick))
+        self.at(self.plan.due_ns(device, tick))
+    }
+
+    /// So much time has passed since the start.
+    pub(super) fn elapsed_ns(&self, now: Instant) -> u64 {
+        let elapsed = now.saturating_duration_since(self.start);
+        u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// The moment so long after the start.
+    pub(super) fn at(&self, after_ns: u64) -> Instant {
+        self.start + Duration::from_nanos(after_ns)
     }
 
     /// Writes a batch as a complete message.
@@ -61,7 +57,12 @@ impl Fleet {
         thread_local! {
             static SCRATCH: RefCell<Scratch> = RefCell::default();
         }
-        SCRATCH.with_borrow_mut(|scratch| match self.mode {
+        if self.plan.spoils()
+            && let Some(spoil) = self.plan.spoilt_batch(device.index, tick, seq)
+        {
+            return spoilt(spoil, seq);
+        }
+        SCRATCH.with_borrow_mut(|scratch| match self.plan.kind_of(device.index).mode {
             Mode::Readings => self.encode_readings(scratch, device, tick, seq),
             Mode::Columns => self.encode_columns(scratch, device, tick, seq),
         })
@@ -69,38 +70,53 @@ impl Fleet {
 
     fn encode_readings(
         &self,
-        Scratch { encoder, rows }: &mut Scratch,
+        Scratch { encoder, rows, .. }: &mut Scratch,
         device: &Sender,
         tick: u32,
         seq: u64,
     ) -> bytes::Bytes {
-        let plan = &self.plan;
+        let batch = self.plan.kind_of(device.index).batch;
         rows.resize_with(1, Vec::new);
         let fields = &mut rows[0];
         let tags = device.tags();
-        encoder.readings(seq, plan.batch);
-        for index in 0..plan.batch {
-            plan.fields(device.index, tick, seq, index, fields);
-            let time = plan.time(device.index, tick, index);
+        encoder.readings(seq, batch);
+        for index in 0..batch {
+            let time = self.reading(device, tick, seq, index, fields);
             encoder.reading(None, Some(time), &tags, fields);
         }
         bytes::Bytes::copy_from_slice(encoder.finish())
     }
 
+    /// The fields of a reading as they are sent, and its time.
+    fn reading(
+        &self,
+        device: &Sender,
+        tick: u32,
+        seq: u64,
+        index: u32,
+        fields: &mut Fields,
+    ) -> i64 {
+        let plan = &self.plan;
+        plan.fields(device.index, tick, seq, index, fields);
+        let mut time = plan.time(device.index, tick, index);
+        if plan.spoils() {
+            plan.spoil_reading((device.index, tick, seq, index), &mut time, fields);
+        }
+        time
+    }
+
     fn encode_columns(
         &self,
-        Scratch { encoder, rows }: &mut Scratch,
+        Scratch { encoder, rows, times }: &mut Scratch,
         device: &Sender,
         tick: u32,
         seq: u64,
     ) -> bytes::Bytes {
-        let plan = &self.plan;
-        rows.resize_with(plan.batch as usize, Vec::new);
+        rows.resize_with(self.plan.kind_of(device.index).batch as usize, Vec::new);
+        times.clear();
         let mut names: Vec<&'static str> = Vec::new();
-        let mut times = Vec::with_capacity(rows.len());
         for (index, fields) in (0..).zip(rows.iter_mut()) {
-            plan.fields(device.index, tick, seq, index, fields);
-            times.push(plan.time(device.index, tick, index));
+            times.push(self.reading(device, tick, seq, index, fields));
             for (name, _) in fields.iter() {
                 if !names.contains(name) {
                     names.push(name);
@@ -108,10 +124,9 @@ impl Fleet {
             }
         }
         let count = u32::try_from(names.len()).expect("a profile has few fields");
-        let times = ColumnTimes::Each(&times);
-        encoder.columns(seq, None, &device.tags(), times, count);
+        encoder.columns(seq, None, &device.tags(), column_times(times), count);
         for name in names {
-            let value = |fields: &Vec<(&'static str, RawValue<'static>)>| {
+            let value = |fields: &Fields| {
                 fields.iter().find(|(other, _)| *other == name).map(|(_, value)| *value)
             };
             encoder.column(name, rows.iter().map(value));
@@ -120,11 +135,33 @@ impl Fleet {
     }
 }
 
+/// Times of even steps are two numbers.
+fn column_times(times: &[i64]) -> ColumnTimes<'_> {
+    match times {
+        [start, second, ..] if times.windows(2).all(|pair| pair[1] - pair[0] == second - start) => {
+            ColumnTimes::Steps { start: *start, step: second - start }
+        }
+        _ => ColumnTimes::Each(times),
+    }
+}
+
+/// A batch that no gateway can take.
+fn spoilt(spoil: Spoil, seq: u64) -> bytes::Bytes {
+    let message = match spoil {
+        Spoil::Empty => json!({ "batch": { "seq": seq, "readings": [] } }),
+        Spoil::NoList => json!({ "batch": { "seq": seq, "readings": "none" } }),
+        Spoil::Unequal => json!({ "batch": { "seq": seq, "columns": {
+            "time": [1, 2], "fields": { "x": [0.5, 1.5], "y": [0.5] } } } }),
+    };
+    rmp_serde::to_vec(&message).expect("a message of texts and numbers").into()
+}
+
 /// Buffers of a thread, reused from batch to batch and from device to device.
 #[derive(Default)]
 struct Scratch {
     encoder: BatchEncoder,
-    rows: Vec<crate::profile::Fields>,
+    rows: Vec<Fields>,
+    times: Vec<i64>,
 }
 
 /// Who a batch comes from.

@@ -3,6 +3,7 @@
 //! Owns how a device connects and what a person reads when it cannot. Buffers are small, since a
 //! fleet has thousands of links.
 
+use super::pipe::Pipe;
 use super::tickets::TicketPool;
 use anyhow::{Context, Result, bail, ensure};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
@@ -18,7 +19,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{self, http, protocol::WebSocketConfig};
 
 /// A connection of a device.
-pub(super) type Link = WebSocketStream<TlsStream<TcpStream>>;
+pub(super) type Link = WebSocketStream<TlsStream<Pipe>>;
 
 /// Longest time from the first packet to the end of the upgrade.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -154,7 +155,7 @@ impl Connector {
         let _ = socket.set_nodelay(true);
         let mut stream = self
             .tls
-            .connect(self.name.clone(), socket)
+            .connect(self.name.clone(), Pipe::new(socket))
             .await
             .map_err(|error| self.tls_error(&error))?;
         stream.get_mut().1.set_buffer_limit(Some(MAX_WRITE_BUFFER_BYTES));

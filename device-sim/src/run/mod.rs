@@ -10,14 +10,15 @@ mod device;
 mod fleet;
 mod link;
 mod outbox;
+mod pipe;
 mod progress;
 mod report;
 mod session;
 mod tally;
 mod tickets;
+mod trouble;
 
 pub use credentials::Credentials;
-pub use fleet::Mode;
 pub use report::{Latency, Outcome, Report, Settings};
 pub use tally::Errors;
 
@@ -55,10 +56,6 @@ pub struct Options {
     pub credentials: Credentials,
     /// What is sent. `base_ns` is set when the run starts.
     pub plan: Plan,
-    /// How batches are written.
-    pub mode: Mode,
-    /// Most batches that a device keeps.
-    pub outbox: usize,
     /// Longest wait for acks after the schedule.
     pub drain_timeout: Duration,
     /// Number of source addresses towards the loopback; absent: as many as are needed.
@@ -74,7 +71,7 @@ pub struct Options {
 /// # Errors
 /// It cannot begin (files, names, limits), or the journal cannot be written.
 pub async fn play(options: Options) -> Result<Report> {
-    descriptors::allow(options.plan.devices)?;
+    descriptors::allow(options.plan.devices, options.plan.forgets_links())?;
     let (fleet, settings, files) = prepare(options).await?;
     let mut devices = JoinSet::new();
     for index in 0..fleet.plan.devices {
@@ -120,23 +117,16 @@ struct Files {
 }
 
 async fn prepare(options: Options) -> Result<(Arc<Fleet>, Settings, Files)> {
-    let Options { url, ca, credentials, mut plan, mode, outbox, drain_timeout, .. } = options;
+    let Options { url, ca, credentials, mut plan, drain_timeout, .. } = options;
     let connector = Connector::new(&url, &ca, plan.devices, options.source_addresses).await?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     plan.base_ns = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
     plan.check().map_err(anyhow::Error::msg)?;
-    let settings = Settings {
-        url,
-        plan: plan.clone(),
-        mode,
-        outbox,
-        drain_timeout_s: drain_timeout.as_secs_f64(),
-    };
+    let settings =
+        Settings { url, plan: plan.clone(), drain_timeout_s: drain_timeout.as_secs_f64() };
     let ledgers = (0..plan.devices).map(|device| Mutex::new(Ledger::new(&plan, device))).collect();
     let fleet = Fleet {
         plan,
-        mode,
-        outbox,
         connector,
         credentials,
         tally: Tally::default(),

@@ -174,6 +174,35 @@ impl Outbox {
         Ok(())
     }
 
+    /// The device loses the older half of what it holds; the first and last number that no batch
+    /// will ever have. Nothing happens while anything that was sent is not acknowledged.
+    pub(super) fn lose_half(&mut self) -> Option<(u64, u64)> {
+        let lost = self.held.len() / 2;
+        if self.first <= self.sent || lost == 0 {
+            return None;
+        }
+        self.held.drain(..lost);
+        let first = self.first;
+        self.first += lost as u64;
+        self.next = self.first;
+        Some((first, self.first - 1))
+    }
+
+    /// True if nothing that was sent waits for its ack.
+    pub(super) fn is_answered(&self) -> bool {
+        self.first > self.sent
+    }
+
+    /// Sequence number of the last batch that was acknowledged, or of none.
+    pub(super) fn acked(&self) -> u64 {
+        self.first - 1
+    }
+
+    /// Sequence number that is sent next.
+    pub(super) fn next(&self) -> u64 {
+        self.next
+    }
+
     /// True if everything is acknowledged.
     pub(super) fn is_empty(&self) -> bool {
         self.held.is_empty()
@@ -286,6 +315,18 @@ mod tests {
         assert_eq!(ack(&mut outbox, 3).len(), 3);
         assert_eq!(outbox.in_flight_bytes, 0);
         assert_eq!(outbox.next_to_send(), None);
+    }
+
+    #[test]
+    fn a_device_loses_only_what_was_never_sent() {
+        let mut outbox = connected(5);
+        outbox.sent(100);
+        assert_eq!(outbox.lose_half(), None, "1 is under way");
+        ack(&mut outbox, 1);
+        assert_eq!(outbox.lose_half(), Some((2, 3)));
+        assert_eq!(send_all(&mut outbox), [4, 5]);
+        assert_eq!(ack(&mut outbox, 5), [(4, 3), (5, 4)]);
+        assert_eq!(outbox.lose_half(), None, "nothing is left");
     }
 
     #[test]

@@ -40,21 +40,21 @@ pub(super) async fn show(fleet: Arc<Fleet>) {
 
 fn status(fleet: &Fleet, now: Instant, before: &mut (Instant, u64)) -> String {
     let tally = &fleet.tally;
-    let (acked, refused) = (tally.acked.get(), tally.refused_total());
+    let refused = tally.refused_planned.get() + tally.refused_unplanned.get();
+    let acked = tally.acked.get();
     let seconds = now.duration_since(before.0).as_secs_f64().max(1e-3);
     #[expect(clippy::cast_precision_loss, reason = "shown without decimals")]
     let rate = acked.saturating_sub(before.1) as f64 / seconds;
     *before = (now, acked);
-    let waiting = tally.scheduled.get().saturating_sub(tally.shed.get() + acked + refused);
+    let never = tally.shed.get() + tally.dropped.get();
+    let waiting = tally.scheduled.get().saturating_sub(never + acked + refused);
     let mut line = format!(
         "{} connected, {rate:.0} readings/s acknowledged, {waiting} waiting",
         tally.connected.get()
     );
-    for (count, what) in [
-        (refused, "refused"),
-        (tally.shed.get(), "not sent"),
-        (tally.reconnects.get(), "reconnects"),
-    ] {
+    for (count, what) in
+        [(refused, "refused"), (never, "not sent"), (tally.reconnects.get(), "reconnects")]
+    {
         if count > 0 {
             line.push_str(&format!(", {count} {what}"));
         }

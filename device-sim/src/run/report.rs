@@ -1,6 +1,5 @@
 //! What a run shows at its end: the JSON report and the table.
 
-use super::fleet::Mode;
 use super::tally::{Errors, Tally};
 use crate::plan::Plan;
 use hdrhistogram::Histogram;
@@ -10,7 +9,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 /// Version of the report's layout.
-const SCHEMA: &str = "device-sim/run/1";
+const SCHEMA: &str = "device-sim/run/2";
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -27,7 +26,7 @@ pub enum Outcome {
 /// The report of a run; counts are readings unless the name says otherwise.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// `device-sim/run/1`.
+    /// `device-sim/run/2`.
     pub schema: &'static str,
     /// Version of this tool.
     pub version: &'static str,
@@ -49,7 +48,11 @@ pub struct Report {
     pub acked: u64,
     /// Refused for good.
     pub refused: u64,
-    /// Refused for good, by code.
+    /// Those of `refused` that the plan made the gateway refuse.
+    pub refused_planned: u64,
+    /// Those of `refused` for which the plan has no reason.
+    pub refused_unplanned: u64,
+    /// Refused for good, by code, as far as the gateway said it.
     pub refused_by_code: BTreeMap<&'static str, u64>,
     /// Sent, and neither acknowledged nor refused at the end.
     pub unacknowledged: u64,
@@ -57,6 +60,10 @@ pub struct Report {
     pub not_sent: u64,
     /// Those of `not_sent` that found the outbox full.
     pub outbox_full: u64,
+    /// Those of `not_sent` that the device lost, as the plan wants it.
+    pub dropped: u64,
+    /// How often each fault of the plan has come about.
+    pub faults: BTreeMap<&'static str, u64>,
     /// Connections that got as far as `welcome`.
     pub connections: u64,
     /// Those that were not the first of their device.
@@ -79,10 +86,6 @@ pub struct Settings {
     /// The plan.
     #[serde(flatten)]
     pub plan: Plan,
-    /// How batches are written.
-    pub mode: Mode,
-    /// Most batches that a device keeps.
-    pub outbox: usize,
     /// Longest wait for acks after the schedule, in seconds.
     pub drain_timeout_s: f64,
 }
@@ -124,7 +127,8 @@ impl Report {
     /// The report of what was counted.
     pub(super) fn new(tally: &Tally, settings: Settings, outcome: Outcome, took: Duration) -> Self {
         let (scheduled, sent) = (tally.scheduled.get(), tally.sent.get());
-        let (acked, refused) = (tally.acked.get(), tally.refused_total());
+        let (planned, unplanned) = (tally.refused_planned.get(), tally.refused_unplanned.get());
+        let (acked, refused) = (tally.acked.get(), planned + unplanned);
         let mut report = Self {
             schema: SCHEMA,
             version: crate::VERSION,
@@ -137,10 +141,14 @@ impl Report {
             resent: tally.resent.get(),
             acked,
             refused,
+            refused_planned: planned,
+            refused_unplanned: unplanned,
             refused_by_code: tally.refused_by_code(),
             unacknowledged: sent.saturating_sub(acked + refused),
             not_sent: scheduled.saturating_sub(sent),
             outbox_full: tally.shed.get(),
+            dropped: tally.dropped.get(),
+            faults: tally.faults(),
             connections: tally.welcomes.get(),
             reconnects: tally.reconnects.get(),
             retries: tally.retries.get(),
@@ -162,7 +170,11 @@ impl Report {
         if self.outbox_full > 0 {
             parts.push(format!("{} readings found the outbox full", self.outbox_full));
         }
-        let unsent = self.not_sent.saturating_sub(self.outbox_full);
+        if self.refused_unplanned > 0 && !self.settings.plan.faults.is_empty() {
+            let count = self.refused_unplanned;
+            parts.push(format!("{count} readings were refused, and no fault of the plan says why"));
+        }
+        let unsent = self.not_sent.saturating_sub(self.outbox_full + self.dropped);
         if unsent > 0 {
             parts.push(format!("{unsent} readings were not sent in time"));
         }
@@ -197,9 +209,15 @@ impl Report {
         for (code, count) in &self.refused_by_code {
             row(&format!("    {code}"), count.to_string());
         }
+        if !self.settings.plan.faults.is_empty() {
+            row("    foreseen", self.refused_planned.to_string());
+        }
         row("  not acknowledged", self.unacknowledged.to_string());
         row("  not sent", self.not_sent.to_string());
         row("  sent again", self.resent.to_string());
+        for (name, count) in &self.faults {
+            row(&format!("fault {name}"), format!("{count} times"));
+        }
         row("reconnects", self.reconnects.to_string());
         for (kind, errors) in &self.errors {
             row(&format!("  {kind}"), format!("{} × {}", errors.count, errors.first));

@@ -49,6 +49,12 @@ pub(super) struct Tally {
     pub(super) acked: Count,
     /// Due, but the outbox was full: never sent.
     pub(super) shed: Count,
+    /// Due, and lost by the device, as the plan wants it: never sent.
+    pub(super) dropped: Count,
+    /// Refused for good, as the plan wants it, in batches that are acknowledged.
+    pub(super) refused_planned: Count,
+    /// Refused for good although the plan foresaw nothing, in batches that are acknowledged.
+    pub(super) refused_unplanned: Count,
     /// Connections that are open now.
     pub(super) connected: Count,
     /// Connections that got as far as `welcome`.
@@ -58,6 +64,7 @@ pub(super) struct Tally {
     /// Times that the gateway asked to send a batch again later.
     pub(super) retries: Count,
     refused: Mutex<BTreeMap<ErrorCode, u64>>,
+    faults: Mutex<BTreeMap<&'static str, u64>>,
     errors: Mutex<BTreeMap<&'static str, Errors>>,
     ack_latency: Latencies,
     schedule_lag: Latencies,
@@ -80,11 +87,15 @@ impl Default for Tally {
             resent: Count::default(),
             acked: Count::default(),
             shed: Count::default(),
+            dropped: Count::default(),
+            refused_planned: Count::default(),
+            refused_unplanned: Count::default(),
             connected: Count::default(),
             welcomes: Count::default(),
             reconnects: Count::default(),
             retries: Count::default(),
             refused: Mutex::default(),
+            faults: Mutex::default(),
             errors: Mutex::default(),
             ack_latency: Latencies::new(),
             schedule_lag: Latencies::new(),
@@ -103,9 +114,14 @@ impl Tally {
         lock(&self.refused).iter().map(|(code, count)| (code.as_str(), *count)).collect()
     }
 
-    /// Refused readings in all.
-    pub(super) fn refused_total(&self) -> u64 {
-        lock(&self.refused).values().sum()
+    /// A fault of the plan has come about.
+    pub(super) fn fault(&self, name: &'static str) {
+        *lock(&self.faults).entry(name).or_default() += 1;
+    }
+
+    /// Faults that have come about, by kind.
+    pub(super) fn faults(&self) -> BTreeMap<&'static str, u64> {
+        lock(&self.faults).clone()
     }
 
     /// Something went wrong with a connection.

@@ -6,7 +6,7 @@ use super::rows::{OwnedRow, same_json};
 use super::shared::Shared;
 use super::store::{Fidelity, Row};
 use crate::journal::Ledger;
-use crate::plan::Plan;
+use crate::plan::{Kind, Plan};
 use crate::profile::Fields;
 use proto::RawValue;
 use std::collections::BTreeMap;
@@ -39,9 +39,13 @@ pub(super) struct DeviceCheck<'a> {
     fidelity: Fidelity,
     id: &'a str,
     counts: &'a mut Counts,
+    kind: &'a Kind,
     /// Tags as the store writes them.
     tags: String,
     next: Option<Expected>,
+    /// What is due by each of the device's clocks, in the order of its time; only what comes first
+    /// on each: `next` is the earliest of them.
+    heads: Vec<Option<Expected>>,
     /// Last sequence number that may be in the store.
     last_seq: u64,
     /// Readings of the batch of `next` that were refused without being named.
@@ -62,30 +66,23 @@ impl<'a> DeviceCheck<'a> {
         id: &'a str,
         counts: &'a mut Counts,
     ) -> Self {
+        let kind = plan.kind_of(ledger.device);
         let tags: BTreeMap<_, _> =
-            plan.profile.tags(plan.seed, ledger.device).into_iter().collect();
+            kind.profile.tags(plan.seed, ledger.device).into_iter().collect();
         let scheduled = u64::from(plan.ticks(ledger.device));
         // A run that was killed may have sent, after its last journal, up to its whole schedule.
         let last_seq =
             if complete { ledger.sent } else { ledger.sent.max(plan.start_seq - 1 + scheduled) };
-        let acked_batches = (ledger.acked + 1).saturating_sub(plan.start_seq);
-        let all = acked_batches * u64::from(plan.batch);
-        let refused: u64 = ledger
-            .refused
-            .iter()
-            .filter(|refused| refused.seq <= ledger.acked)
-            .map(|refused| u64::from(refused.count(plan.batch)))
-            .sum();
-        counts.acked += all.saturating_sub(refused);
-        counts.refused += refused;
         let mut check = Self {
             plan,
             ledger,
             fidelity,
             id,
             counts,
+            kind,
             tags: serde_json::to_string(&tags).expect("a map of texts is JSON"),
             next: None,
+            heads: Vec::new(),
             last_seq,
             unnamed: 0,
             group: Vec::new(),
@@ -93,7 +90,10 @@ impl<'a> DeviceCheck<'a> {
             group_ns: 0,
             fields: Fields::new(),
         };
-        check.next = check.expected(plan.start_seq, 0);
+        check.count_acked();
+        check.heads =
+            plan.clock_numbers().map(|clock| check.first_from(plan.start_seq, clock)).collect();
+        check.next = check.earliest();
         check
     }
 
@@ -117,11 +117,30 @@ impl<'a> DeviceCheck<'a> {
             self.close_group();
         }
         while let Some(expected) = self.next {
-            if expected.seq > self.ledger.acked {
+            // By a single clock, all that comes after what is not acknowledged is not either.
+            if self.heads.len() == 1 && expected.seq > self.ledger.acked {
                 break;
             }
             self.missing(expected);
         }
+    }
+
+    /// Counts what is acknowledged and what of it was refused.
+    fn count_acked(&mut self) {
+        let (ledger, batch) = (self.ledger, u64::from(self.kind.batch));
+        let acked = ledger.acked.saturating_add(1).saturating_sub(self.plan.start_seq);
+        let dropped: u64 = ledger.dropped.iter().map(|(first, last)| last + 1 - first).sum();
+        let refused: u64 = if self.plan.spoils() {
+            (self.plan.start_seq..=ledger.acked)
+                .filter(|&seq| !ledger.has_dropped(seq))
+                .map(|seq| u64::from(refused_count(self.plan, ledger, seq)))
+                .sum()
+        } else {
+            let acked = ledger.refused.iter().filter(|refused| refused.seq <= ledger.acked);
+            acked.map(|refused| u64::from(refused.count(self.kind.batch))).sum()
+        };
+        self.counts.acked += ((acked - dropped) * batch).saturating_sub(refused);
+        self.counts.refused += refused;
     }
 
     fn close_group(&mut self) {
@@ -257,7 +276,7 @@ impl<'a> DeviceCheck<'a> {
         }
         let readings = shared.readings;
         let rows = &self.group[..self.group_len];
-        let found = shared.compare(rows, self.plan.profile.measurement(), &self.tags);
+        let found = shared.compare(rows, self.kind.profile.measurement(), &self.tags);
         let there = readings - found.missing;
         let stored = there.min(acked);
         self.counts.stored += stored;
@@ -313,7 +332,7 @@ impl<'a> DeviceCheck<'a> {
     /// How many times the rows of the group are the expected reading, or what differs.
     fn difference(&self, fields: &Fields) -> Result<u64, String> {
         let rows = &self.group[..self.group_len];
-        let measurement = self.plan.profile.measurement();
+        let measurement = self.kind.profile.measurement();
         for row in rows {
             if row.measurement != measurement {
                 return Err(format!("measurement {:?}, sent {measurement:?}", row.measurement));
@@ -345,32 +364,45 @@ impl<'a> DeviceCheck<'a> {
     }
 
     fn advance(&mut self, done: Expected) {
-        let next = (done.index + 1 < self.plan.batch).then_some(done.index + 1);
-        self.next = match next {
+        let clock = self.plan.clock_of(self.ledger.device, done.tick);
+        let next = (done.index + 1 < self.kind.batch).then_some(done.index + 1);
+        self.heads[clock] = match next {
             Some(index) => self.expected(done.seq, index),
-            None => self.expected(done.seq + 1, 0),
+            None => self.first_from(done.seq + 1, clock),
         };
+        self.next = self.earliest();
+    }
+
+    fn earliest(&self) -> Option<Expected> {
+        self.heads.iter().flatten().min_by_key(|head| head.time_ns).copied()
+    }
+
+    /// The first reading of the first batch from a sequence number on that was taken by a clock.
+    fn first_from(&mut self, from_seq: u64, clock: usize) -> Option<Expected> {
+        let (plan, ledger) = (self.plan, self.ledger);
+        let seq = (from_seq..=self.last_seq).find(|&seq| {
+            !ledger.has_dropped(seq)
+                && plan.clock_of(ledger.device, ledger.tick_of(plan, seq)) == clock
+        })?;
+        self.expected(seq, 0)
     }
 
     fn expected(&mut self, seq: u64, index: u32) -> Option<Expected> {
-        if seq > self.last_seq {
-            return None;
-        }
+        let device = self.ledger.device;
         let refused = self.ledger.refused_of(seq);
-        if index == 0 {
-            self.unnamed = refused.map_or(0, |refused| refused.unnamed);
-        }
-        let is_refused = refused.is_some_and(|refused| {
-            refused.whole.is_some()
-                || refused.readings.binary_search_by_key(&index, |&(index, _)| index).is_ok()
-        });
         let tick = self.ledger.tick_of(self.plan, seq);
+        if index == 0 {
+            self.unnamed = refused_count(self.plan, self.ledger, seq)
+                - known_refused(self.plan, self.ledger, seq);
+        }
+        let is_refused = self.plan.refuses(device, tick, seq, index)
+            || refused.is_some_and(|refused| refused.names(index));
         let due = match seq {
             _ if is_refused => Due::Refused,
             seq if seq <= self.ledger.acked => Due::Acked,
             _ => Due::Sent,
         };
-        let time_ns = self.plan.time_ns(self.ledger.device, tick, index);
+        let time_ns = self.plan.time_ns(device, tick, index);
         Some(Expected { seq, index, tick, time_ns, due })
     }
 
@@ -383,4 +415,26 @@ impl<'a> DeviceCheck<'a> {
             detail,
         }
     }
+}
+
+/// How many readings of a batch were refused: those that the plan or the gateway names, and those
+/// that the gateway only counted.
+fn refused_count(plan: &Plan, ledger: &Ledger, seq: u64) -> u32 {
+    let said = ledger.refused_of(seq);
+    let said = said.map_or(0, |refused| refused.count(plan.kind_of(ledger.device).batch));
+    said.max(known_refused(plan, ledger, seq))
+}
+
+/// How many of them are known by their index.
+fn known_refused(plan: &Plan, ledger: &Ledger, seq: u64) -> u32 {
+    let (refused, device) = (ledger.refused_of(seq), ledger.device);
+    let batch = plan.kind_of(device).batch;
+    if !plan.spoils() {
+        return refused.map_or(0, |refused| refused.named(batch));
+    }
+    let tick = ledger.tick_of(plan, seq);
+    let is_known = |index: &u32| {
+        plan.refuses(device, tick, seq, *index) || refused.is_some_and(|said| said.names(*index))
+    };
+    u32::try_from((0..batch).filter(is_known).count()).unwrap_or(u32::MAX)
 }

@@ -38,7 +38,8 @@ const MANY_DEVICES: u32 = 10_000;
 pub struct VictoriaMetrics {
     client: Client,
     /// Measurement of the run.
-    measurement: &'static str,
+    /// Longest first: one may begin like another.
+    measurements: Vec<&'static str>,
     many: bool,
     slicer: Slicer,
     pace: Pace,
@@ -62,9 +63,13 @@ impl VictoriaMetrics {
     /// # Errors
     /// The endpoint is none, or a file that it names cannot be read.
     pub fn open(endpoint: &Endpoint, plan: &Plan) -> Result<Self> {
+        let mut measurements: Vec<_> =
+            plan.kinds.iter().map(|kind| kind.profile.measurement()).collect();
+        measurements.sort_unstable_by_key(|name| (std::cmp::Reverse(name.len()), *name));
+        measurements.dedup();
         Ok(Self {
             client: Client::new(endpoint, "Bearer")?,
-            measurement: plan.profile.measurement(),
+            measurements,
             many: plan.devices > MANY_DEVICES,
             slicer: Slicer::new(MS),
             pace: Pace::default(),
@@ -92,7 +97,7 @@ impl Store for VictoriaMetrics {
     }
 
     fn rows(&mut self, device: &str, each: &mut dyn FnMut(Row<'_>)) -> Result<()> {
-        let Self { client, measurement, slicer, .. } = self;
+        let Self { client, measurements, slicer, .. } = self;
         let device = format!("{{device={}}}", quoted(device));
         let line_samples = LINE_SAMPLES.to_string();
         slicer.walk(
@@ -105,7 +110,7 @@ impl Store for VictoriaMetrics {
                     ("max_rows_per_line", &line_samples),
                 ];
                 client.lines("/api/v1/export", &query, |line| {
-                    take(line, measurement, slice)?;
+                    take(line, measurements, slice)?;
                     let enough = slice.len() > MAX_VALUES;
                     Ok(if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
                 })?;
@@ -147,7 +152,7 @@ impl Store for VictoriaMetrics {
     }
 }
 
-fn take(line: &[u8], measurement: &str, slice: &mut Slice) -> Result<()> {
+fn take(line: &[u8], measurements: &[&str], slice: &mut Slice) -> Result<()> {
     let unreadable = || {
         let begin = String::from_utf8_lossy(&line[..line.len().min(200)]);
         format!("cannot read the line {begin:?}")
@@ -164,10 +169,12 @@ fn take(line: &[u8], measurement: &str, slice: &mut Slice) -> Result<()> {
     }
     line.metric.retain(|label, _| !OTHER_LABELS.contains(&label.as_str()));
     let tags = serde_json::to_string(&line.metric)?;
-    let field = metric.strip_prefix(measurement).and_then(|rest| rest.strip_prefix('_'));
-    let name = match field {
-        Some(field) => slice.name(measurement, &tags, field),
-        // Not of the run's measurement: where it ends and the field begins nobody can tell.
+    let apart = measurements.iter().find_map(|&measurement| {
+        Some((measurement, metric.strip_prefix(measurement)?.strip_prefix('_')?))
+    });
+    let name = match apart {
+        Some((measurement, field)) => slice.name(measurement, &tags, field),
+        // Of no measurement of the run: where it ends and the field begins nobody can tell.
         None => slice.name(&metric, &tags, ""),
     };
     for (time_ms, value) in line.timestamps.into_iter().zip(line.values) {

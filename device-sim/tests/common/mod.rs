@@ -8,9 +8,9 @@ pub mod readings;
 pub mod servers;
 pub mod store;
 
-use device_sim::plan::Plan;
+use device_sim::plan::{Kind, Plan};
 use device_sim::profile::Profile;
-use device_sim::run::{Credentials, Mode, Options};
+use device_sim::run::{Credentials, Options};
 use futures_util::{SinkExt, StreamExt};
 use proto::message::{AckMode, DeviceMessage, RefusedReading, Window};
 use proto::{Ack, Batch, ErrorCode, GatewayMessage, Goodbye, Limits, Nack, Welcome};
@@ -148,8 +148,6 @@ impl FakeGateway {
             ca: self.ca.clone(),
             credentials: Credentials::from_key(&self.token_key, 60).unwrap(),
             plan,
-            mode: Mode::Readings,
-            outbox: 64,
             drain_timeout: Duration::from_secs(20),
             source_addresses: None,
             journal: Some(self.folder.path().join("run.journal")),
@@ -159,20 +157,29 @@ impl FakeGateway {
 }
 
 pub fn plan(devices: u32, seconds: u64) -> Plan {
+    let pace = Kind { interval_ns: 100_000_000, batch: 5, ..Kind::of(Profile::Environment) };
+    let kind = Kind { outbox: 64, ..pace };
     Plan {
         run: 77,
         seed: 3,
         prefix: "sim-".to_owned(),
-        profile: Profile::Environment,
+        kinds: vec![kind],
         devices,
         stream: None,
         start_seq: 1,
         base_ns: 0,
-        interval_ns: 100_000_000,
-        batch: 5,
         ramp_ns: 100_000_000,
         duration_ns: seconds * 1_000_000_000,
+        load: vec![],
+        faults: vec![],
+        expect: vec![],
     }
+}
+
+/// The same plan at another pace.
+pub fn paced(plan: Plan, interval_ns: u64, batch: u32) -> Plan {
+    let kinds = plan.kinds.iter().map(|kind| Kind { interval_ns, batch, ..kind.clone() }).collect();
+    Plan { kinds, ..plan }
 }
 
 async fn serve(stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream>, state: Arc<Shared>) {

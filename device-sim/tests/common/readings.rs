@@ -31,14 +31,15 @@ pub fn readings(plan: &Plan, batches: u64) -> Vec<Reading> {
     let mut readings = Vec::new();
     for device in 0..plan.devices {
         for seq in plan.start_seq..plan.start_seq + batches {
-            for index in 0..plan.batch {
+            for index in 0..plan.kind_of(device).batch {
                 let tick = u32::try_from(seq - plan.start_seq).unwrap();
                 let mut fields = Fields::new();
                 plan.fields(device, tick, seq, index, &mut fields);
-                let tags = plan.profile.tags(plan.seed, device);
+                let profile = &plan.kind_of(device).profile;
+                let tags = profile.tags(plan.seed, device);
                 readings.push(Reading {
                     device: plan.device_id(device),
-                    measurement: plan.profile.measurement().to_owned(),
+                    measurement: profile.measurement().to_owned(),
                     tags: tags.into_iter().map(|(tag, value)| (tag.to_owned(), value)).collect(),
                     time_ns: plan.time_ns(device, tick, index),
                     fields: fields

@@ -49,11 +49,11 @@ fn verify<S: AsRef<OsStr>>(home: &Home, store: &[S]) -> (i32, Value) {
     (code, serde_json::from_slice(&verdict).unwrap())
 }
 
-fn report(home: &Home) -> Value {
+pub fn report(home: &Home) -> Value {
     serde_json::from_slice(&std::fs::read(&files(home)[0]).unwrap()).unwrap()
 }
 
-fn assert_nothing_wrong(home: &Home) -> Value {
+pub fn assert_nothing_wrong(home: &Home) -> Value {
     assert_nothing_wrong_in(home, &[OsStr::new("--store"), home.store().as_os_str()])
 }
 

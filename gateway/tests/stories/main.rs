@@ -17,6 +17,7 @@ mod log_command;
 mod mqtt_sink;
 mod order_and_retry;
 mod rooms;
+mod scenarios;
 mod shutdown_drains;
 mod sinks_come_and_go;
 mod slow_store;

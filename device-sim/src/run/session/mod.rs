@@ -3,14 +3,16 @@
 //! Sends what the outbox names, takes acks and refusals. It never blocks on a full socket: writing,
 //! reading and the schedule go on side by side in one task.
 
+mod acts;
+mod answers;
+
 use super::device::Device;
 use super::link::{Link, LinkError, MAX_RX_BYTES};
 use super::outbox::Conflict;
 use super::tally::lock;
-use crate::journal::RefusedBatch;
 use bytes::Bytes;
 use futures_util::{Sink, Stream};
-use proto::{ErrorCode, GatewayMessage, Hello, Nack, Welcome, encode::encode_hello};
+use proto::{ErrorCode, GatewayMessage, Hello, encode::encode_hello};
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -30,6 +32,13 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) enum Ended {
     /// Everything is acknowledged and the schedule is over.
     Finished,
+    /// A device that connects from time to time has sent what it had.
+    Flushed,
+    /// The plan wants it so: the link is gone without a word.
+    Left,
+    /// The plan wants it so: the device has forgotten the link without closing it. It stays until
+    /// so many nanoseconds after the start.
+    Forgotten(u64),
     /// To be tried again.
     Lost(LinkError),
     /// Going on would lose or double data.
@@ -58,6 +67,12 @@ struct Session<'a> {
     pinged: bool,
     /// The gateway said goodbye: when it wants this device back.
     goodbye: Option<LinkError>,
+    /// The first number that was sent on this connection, or 0.
+    first_here: u64,
+    /// A used number under which other content was sent, or 0.
+    reused: u64,
+    /// Nothing is sent for the first time: the device is about to leave.
+    leaving: bool,
 }
 
 /// Talks to the gateway until the connection or the run ends.
@@ -71,10 +86,18 @@ pub(super) async fn run(device: &mut Device, link: Link) -> Ended {
         heard: Instant::now(),
         pinged: false,
         goodbye: None,
+        first_here: 0,
+        reused: 0,
+        leaving: false,
     };
-    match session.talk().await {
-        Ok(ended) | Err(ended) => ended,
+    let (Ok(ended) | Err(ended)) = session.talk().await;
+    if let Ended::Forgotten(until_ns) = ended {
+        let Session { device, link, .. } = session;
+        if let Some(troubles) = &mut device.troubles {
+            troubles.park(link, until_ns);
+        }
     }
+    ended
 }
 
 impl From<Conflict> for Ended {
@@ -91,25 +114,18 @@ impl From<LinkError> for Ended {
 
 impl Session<'_> {
     async fn talk(&mut self) -> Result<Ended, Ended> {
-        let mut hello = Vec::new();
-        let plan = &self.device.fleet.plan;
-        encode_hello(
-            &Hello {
-                stream: Some(plan.stream_of(self.device.sender.index)),
-                time_unit: plan.time_unit(),
-                measurement: Some(plan.profile.measurement().to_owned()),
-                max_rx: Some(MAX_RX_BYTES),
-                firmware: Some(format!("device-sim {}", crate::VERSION)),
-                model: None,
-            },
-            &mut hello,
-        );
-        self.put(Message::Binary(hello.into()))?;
+        self.put(Message::Binary(self.hello()))?;
         let started = Instant::now();
+        if let Some(troubles) = &mut self.device.troubles {
+            troubles.connected(self.device.fleet.elapsed_ns(started));
+        }
         let mut timer = std::pin::pin!(sleep_until(started));
         loop {
             let now = Instant::now();
             self.device.take_due(now);
+            if self.device.troubles.is_some() {
+                self.go_through_troubles(now).await?;
+            }
             if self.welcomed {
                 self.send_batches(now)?;
             } else if now >= started + WELCOME_TIMEOUT {
@@ -118,6 +134,10 @@ impl Session<'_> {
             if self.device.finished() && !self.device.staying(now) {
                 self.close().await;
                 return Ok(Ended::Finished);
+            }
+            if self.welcomed && self.device.outbox.is_empty() && self.device.is_visitor() {
+                self.close().await;
+                return Ok(Ended::Flushed);
             }
             self.watch_silence(now)?;
             let wake = self.wake(started);
@@ -138,10 +158,29 @@ impl Session<'_> {
         }
     }
 
+    fn hello(&self) -> Bytes {
+        let (mut hello, plan, index) =
+            (Vec::new(), &self.device.fleet.plan, self.device.sender.index);
+        encode_hello(
+            &Hello {
+                stream: Some(plan.stream_of(index)),
+                time_unit: plan.time_unit(index),
+                measurement: Some(plan.kind_of(index).profile.measurement().to_owned()),
+                max_rx: Some(MAX_RX_BYTES),
+                firmware: Some(format!("device-sim {}", crate::VERSION)),
+                model: None,
+            },
+            &mut hello,
+        );
+        hello.into()
+    }
+
     /// The next moment at which something is to be done without a message.
     fn wake(&self, started: Instant) -> Instant {
-        let silence = self.heard + if self.pinged { 2 * SILENCE } else { SILENCE };
-        let mut wake = silence;
+        let mut wake = self.heard + if self.pinged { 2 * SILENCE } else { SILENCE };
+        if let Some(troubles) = &self.device.troubles {
+            wake = wake.min(self.device.fleet.at(troubles.wake_ns()));
+        }
         if !self.welcomed {
             wake = wake.min(started + WELCOME_TIMEOUT);
         }
@@ -152,6 +191,7 @@ impl Session<'_> {
     }
 
     async fn event(&mut self, mut timer: Pin<&mut Sleep>) -> Event {
+        let deaf = self.is_deaf();
         let Session { device, link, dirty, .. } = self;
         let link = std::future::poll_fn(|cx| {
             let mut link = Pin::new(&mut *link);
@@ -161,6 +201,9 @@ impl Session<'_> {
                     Poll::Ready(Err(error)) => return Poll::Ready(Event::Lost(lost(&error))),
                     Poll::Pending => {}
                 }
+            }
+            if deaf {
+                return Poll::Pending;
             }
             link.poll_next(cx).map(|read| match read {
                 Some(Ok(message)) => Event::Message(message),
@@ -192,13 +235,14 @@ impl Session<'_> {
         // What the socket has not taken yet comes first.
         while !self.dirty || bytes > 0 {
             let Some((seq, tick)) = self.device.outbox.next_to_send() else { break };
-            if bytes >= FLUSH_BYTES {
+            if bytes >= FLUSH_BYTES || (self.leaving && self.device.outbox.is_answered()) {
                 break;
             }
             let fleet = &self.device.fleet;
             let message = fleet.encode(&self.device.sender, tick, seq);
-            let readings = u64::from(fleet.plan.batch);
+            let readings = u64::from(self.device.batch);
             bytes += message.len();
+            self.first_here = if self.first_here == 0 { seq } else { self.first_here };
             let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
             if self.device.outbox.sent(length) {
                 fleet.tally.sent.add(readings);
@@ -212,6 +256,9 @@ impl Session<'_> {
     }
 
     fn watch_silence(&mut self, now: Instant) -> Result<(), Ended> {
+        if self.is_deaf() {
+            self.heard = now;
+        }
         let silence = now.duration_since(self.heard);
         if silence >= 2 * SILENCE {
             return Err(LinkError::new("silent", "the gateway answers no ping").into());
@@ -267,78 +314,6 @@ impl Session<'_> {
                 Ok(())
             }
         }
-    }
-
-    fn welcome(&mut self, welcome: &Welcome) -> Result<(), Ended> {
-        let readings = welcome.limits.readings;
-        let plan = &self.device.fleet.plan;
-        if plan.batch > readings {
-            let batch = plan.batch;
-            return Err(Ended::Hopeless(format!(
-                "--batch {batch} is more than this gateway takes: {readings}"
-            )));
-        }
-        if let Some(acked) = welcome.acked_seq {
-            self.acknowledged(acked)?;
-        }
-        let logged = welcome.logged_seq.max(welcome.acked_seq);
-        self.device.outbox.welcome(welcome.window, logged)?;
-        self.device.backoff.reset();
-        self.welcomed = true;
-        let tally = &self.device.fleet.tally;
-        tally.welcomes.add(1);
-        if std::mem::replace(&mut self.device.welcomed_before, true) {
-            tally.reconnects.add(1);
-        }
-        Ok(())
-    }
-
-    fn acknowledged(&mut self, seq: u64) -> Result<(), Conflict> {
-        let now = Instant::now();
-        let Device { fleet, sender, outbox, .. } = &mut *self.device;
-        let mut ledger = lock(&fleet.ledgers[sender.index as usize]);
-        let batch = fleet.plan.batch;
-        outbox.acknowledged(seq, |seq, tick| {
-            fleet.tally.ack_latency(sender.index, now - fleet.due(sender.index, tick));
-            let refused = ledger.refused_of(seq).map_or(0, |refused| refused.count(batch));
-            fleet.tally.acked.add(u64::from(batch.saturating_sub(refused)));
-            ledger.acked = seq;
-        })
-    }
-
-    fn refused(&mut self, nack: Nack) -> Result<(), Ended> {
-        if let Some(after) = nack.retry_after_ms {
-            self.device.fleet.tally.retries.add(1);
-            self.device.outbox.put_off(nack.seq);
-            let until = Instant::now() + Duration::from_millis(u64::from(after));
-            self.pause = Some(self.pause.map_or(until, |pause| pause.max(until)));
-            return Ok(());
-        }
-        if let Some(expected) = nack.expected {
-            return Ok(self.device.outbox.expected(expected)?);
-        }
-        let Device { fleet, sender, .. } = &*self.device;
-        let mut readings: Vec<_> =
-            nack.readings.iter().map(|reading| (reading.index, reading.code)).collect();
-        readings.sort_unstable_by_key(|&(index, _)| index);
-        readings.dedup_by_key(|&mut (index, _)| index);
-        let refused = RefusedBatch {
-            seq: nack.seq,
-            whole: (nack.refused == Some(true)).then_some(nack.code),
-            readings,
-            unnamed: nack.more.unwrap_or(0),
-        };
-        let mut ledger = lock(&fleet.ledgers[sender.index as usize]);
-        if ledger.refuse(refused.clone()) {
-            match refused.whole {
-                Some(code) => fleet.tally.refused(code, u64::from(fleet.plan.batch)),
-                None => {
-                    refused.readings.iter().for_each(|&(_, code)| fleet.tally.refused(code, 1));
-                    fleet.tally.refused(nack.code, u64::from(refused.unnamed));
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Closes in good order, as far as the gateway goes along.

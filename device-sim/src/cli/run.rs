@@ -1,0 +1,200 @@
+//! `device-sim run`: a fleet from flags, from a scenario, or from both.
+
+use super::{CommandError, judge, write_json};
+use crate::plan::{Mode, Plan};
+use crate::run::{self, Credentials, Outcome, Report};
+use crate::scenario::{Pace, Playable, RawFault, RawPhase, Scenario, fleet};
+use crate::units::Span;
+use anyhow::{Context, Result};
+use clap::Args;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// The gateway.
+    #[arg(long, default_value = "wss://localhost:8443/v1/telemetry")]
+    url: String,
+    /// Certificate of the CA that vouches for the gateway (PEM).
+    #[arg(long, value_name = "FILE")]
+    ca: PathBuf,
+    /// The gateway's token key (ES256, PKCS#8 PEM): a token is minted for each device.
+    #[arg(long, value_name = "FILE", required_unless_present = "tokens")]
+    token_key: Option<PathBuf>,
+    /// Tokens that exist already, in lines of `device token`.
+    #[arg(long, value_name = "FILE", conflicts_with = "token_key")]
+    tokens: Option<PathBuf>,
+    /// What the fleet does, such as device-sim/scenarios/storm.toml; flags are stronger.
+    #[arg(long, value_name = "FILE")]
+    scenario: Option<PathBuf>,
+    /// Plays the scenario as small and fast as its file says, to see it work.
+    #[arg(long, requires = "scenario", conflicts_with_all = ["scale", "speed"])]
+    short: bool,
+    /// Share of the devices [default: 1].
+    #[arg(long)]
+    scale: Option<f64>,
+    /// So many times as fast: every duration is divided by it [default: 1].
+    #[arg(long)]
+    speed: Option<f64>,
+    /// Number of devices [default: 200].
+    #[arg(long)]
+    devices: Option<u32>,
+    /// How long batches are due [default: 20s].
+    #[arg(long)]
+    duration: Option<Span>,
+    /// From one batch of a device to its next [default: as the profile has it].
+    #[arg(long)]
+    interval: Option<Span>,
+    /// Readings in a batch [default: as the profile has it].
+    #[arg(long)]
+    batch: Option<u32>,
+    /// Time over which the devices connect, one after the other [default: 5s].
+    #[arg(long)]
+    ramp: Option<Span>,
+    /// What the devices measure: environment, vehicle, vibration, meter, or a file that ends in
+    /// .toml; several with weights as in environment=3,vehicle=1 [default: environment].
+    #[arg(long)]
+    profile: Option<String>,
+    /// How a batch is written [default: as the profile has it].
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
+    /// The rate from a moment on, such as 30s=2.5; may be repeated.
+    #[arg(long, value_name = "TIME=RATE")]
+    load: Vec<RawPhase>,
+    /// Something that goes wrong, such as 'drop at=10s share=0.5'; may be repeated.
+    #[arg(long, value_name = "FAULT")]
+    fault: Vec<RawFault>,
+    /// Devices that connect so often, send what they have and leave.
+    #[arg(long)]
+    connect_every: Option<Span>,
+    /// Seed of all values; the same seed gives the same ones.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Device ids begin with this.
+    #[arg(long, default_value = "sim-")]
+    prefix: String,
+    /// The stream of every device, to go on with one of an earlier run [default: a new one].
+    #[arg(long)]
+    stream: Option<u64>,
+    /// Sequence number of the first batch: with --stream, one more than the last of before.
+    #[arg(long, default_value_t = 1)]
+    start_seq: u64,
+    /// Batches that a device keeps while they are not acknowledged [default: 256].
+    #[arg(long)]
+    outbox: Option<u32>,
+    /// Longest wait for acknowledgements after the last batch was due [default: 30s].
+    #[arg(long)]
+    drain_timeout: Option<Span>,
+    /// Addresses 127.0.0.1, 127.0.0.2, … to connect from [default: one for 20,000 devices].
+    #[arg(long)]
+    source_addresses: Option<u32>,
+    /// Threads that share the devices [default: one for each core].
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: Option<u16>,
+    /// Where the report goes (JSON).
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Where the journal for `verify` goes [default: beside the report].
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
+    /// What the report must show, such as 'acked_ratio>=0.99' or 'ack_p99_ms<250'; may be
+    /// repeated. Decides the exit code instead of "everything due was sent and answered".
+    /// What only the store shows, such as 'lost==0', goes into the journal for `verify`.
+    #[arg(long, value_name = "EXPECTATION")]
+    expect: Vec<String>,
+    /// Shows nothing while the run goes on.
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+pub(super) fn execute(args: RunArgs) -> Result<bool, CommandError> {
+    let Playable { plan, drain_timeout, of_the_run } = playable(&args)
+        .map_err(|error| CommandError::Usage(format!("{error:#}").trim_end().to_owned()))?;
+    let run_s = plan.duration_ns / 1_000_000_000 + drain_timeout.as_secs();
+    let credentials = match (&args.token_key, &args.tokens) {
+        (Some(key), _) => Credentials::from_key(key, run_s)?,
+        (None, Some(tokens)) => Credentials::from_tokens(tokens)?,
+        (None, None) => return Err(CommandError::Usage("give --token-key or --tokens".to_owned())),
+    };
+    let beside = || args.report.as_ref().map(|report| report.with_extension("journal"));
+    let options = run::Options {
+        url: args.url,
+        ca: args.ca,
+        credentials,
+        plan,
+        drain_timeout,
+        source_addresses: args.source_addresses,
+        journal: args.journal.clone().or_else(beside),
+        quiet: args.quiet,
+    };
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = args.threads {
+        runtime.worker_threads(usize::from(threads));
+    }
+    let runtime = runtime.enable_all().build().context("cannot start the runtime")?;
+    let report = runtime.block_on(run::play(options))?;
+    if let Some(path) = &args.report {
+        write_json(path, &report)?;
+    }
+    print!("{}", report.table());
+    let for_verify = &report.settings.plan.expect;
+    if !for_verify.is_empty() {
+        println!("for verify: {}", for_verify.join(", "));
+    }
+    if report.outcome != Outcome::Failed && !of_the_run.is_empty() {
+        return Ok(judge(&serde_json::to_value(&report).context("the report")?, &of_the_run));
+    }
+    Ok(conclude(&report))
+}
+
+fn conclude(report: &Report) -> bool {
+    match (report.outcome, &report.problem) {
+        (Outcome::Completed, None) => println!("everything due was sent and answered"),
+        (Outcome::Interrupted, None) => println!("ended early; everything due was answered"),
+        (_, problem) => eprintln!("device-sim: {}", problem.as_deref().unwrap_or("failed")),
+    }
+    report.problem.is_none()
+}
+
+/// The scenario with what the flags change in it.
+fn playable(args: &RunArgs) -> Result<Playable> {
+    let mut scenario = match &args.scenario {
+        Some(path) => Scenario::read(path)?,
+        None => Scenario::default(),
+    };
+    let mut folder = args.scenario.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
+    scenario.devices = args.devices.or(scenario.devices);
+    scenario.duration = args.duration.or(scenario.duration);
+    scenario.ramp = args.ramp.or(scenario.ramp);
+    scenario.interval = args.interval.or(scenario.interval);
+    scenario.batch = args.batch.or(scenario.batch);
+    scenario.mode = args.mode.or(scenario.mode);
+    scenario.outbox = args.outbox.or(scenario.outbox);
+    scenario.connect_every = args.connect_every.or(scenario.connect_every);
+    scenario.drain_timeout = args.drain_timeout.or(scenario.drain_timeout);
+    if let Some(profile) = &args.profile {
+        scenario.profile = Some(fleet(profile)?);
+        folder = Path::new("");
+    }
+    if !args.load.is_empty() {
+        scenario.load.clone_from(&args.load);
+    }
+    scenario.fault.extend(args.fault.iter().cloned());
+    if !args.expect.is_empty() {
+        scenario.expect.clone_from(&args.expect);
+    }
+    let pace = match scenario.short.filter(|_| args.short) {
+        Some(short) => short,
+        None => Pace { scale: args.scale.unwrap_or(1.0), speed: args.speed.unwrap_or(1.0) },
+    };
+    let mut playable = scenario.prepare(pace, folder)?;
+    playable.plan = Plan {
+        run: fastrand::u64(..),
+        seed: args.seed,
+        prefix: args.prefix.clone(),
+        stream: args.stream,
+        start_seq: args.start_seq,
+        ..playable.plan
+    };
+    playable.plan.check().map_err(anyhow::Error::msg)?;
+    Ok(playable)
+}
