@@ -128,8 +128,8 @@ fn texts_come_back_as_they_are() {
 
 #[test]
 fn a_long_run_comes_in_pieces() {
-    let plan = Plan { devices: 1, batch: 3_000, duration_ns: 1_000_000_000_000, ..plan() };
-    let plan = Plan { interval_ns: 60_000_000_000, ..plan };
+    let plan = Plan { devices: 1, duration_ns: 1_000_000_000_000, ..plan() };
+    let plan = common::paced(plan, 60_000_000_000, 3_000);
     let folder = tempfile::tempdir().unwrap();
     let journal = journal(folder.path(), &plan, 2);
     let store = HttpStore::start(readings(&plan, 2));

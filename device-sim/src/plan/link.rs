@@ -77,7 +77,7 @@ impl Plan {
                 Trouble::Gap => Absence::Gap,
                 _ => return None,
             };
-            Some((self.faults[index].end_ns(), why))
+            Some((self.fault_end_ns(index), why))
         });
         let (until, why) = zone.into_iter().chain(faults).max_by_key(|&(until, _)| until)?;
         let until = until.min(self.duration_ns);
@@ -110,7 +110,7 @@ impl Plan {
         for (index, fault) in self.faults.iter().enumerate() {
             if !fault.trouble.is_momentary() && self.fault(index, device).is_some() {
                 turns.push(fault.begin_ns(self.seed, index, device));
-                turns.push(fault.end_ns());
+                turns.push(self.fault_end_ns(index));
             }
         }
         if let Some(zones) = self.kind_of(device).dead_zones {

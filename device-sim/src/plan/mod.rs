@@ -257,7 +257,7 @@ impl Plan {
     /// Whether a fault that lasts is in force for a device.
     fn is_in_force(&self, index: usize, device: u32, at_ns: u64) -> bool {
         self.fault(index, device).is_some_and(|fault| {
-            (fault.begin_ns(self.seed, index, device)..fault.end_ns()).contains(&at_ns)
+            (fault.begin_ns(self.seed, index, device)..self.fault_end_ns(index)).contains(&at_ns)
         })
     }
 }

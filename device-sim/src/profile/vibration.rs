@@ -27,7 +27,7 @@ pub(super) fn fields(id: ReadingId, time_ns: i64, fields: &mut Fields) {
     let turn = phase(time_ns, turn_ns);
     let hash = mix(&[id.seed, device, id.seq, u64::from(id.index), 23]);
     let hour = mix(&[id.seed, device, 24, periods(time_ns, HOUR_NS)]);
-    let worn = own.is_multiple_of(7) && hour % 3 != 0;
+    let worn = own.is_multiple_of(7) && !hour.is_multiple_of(3);
     let knock = KNOCKS * turn - (KNOCKS * turn).floor();
     let knock = if worn && knock < 0.12 { 2.5 * (1.0 - knock / 0.12) } else { 0.0 };
     for (name, axis) in [("x", 1_u64), ("y", 2), ("z", 3)] {

@@ -71,6 +71,9 @@ impl Device {
         let mut visiting = false;
         while !self.finished() && !self.fleet.abort.is_cancelled() {
             let now = Instant::now();
+            if let Some(troubles) = &mut self.troubles {
+                troubles.pass_over(self.fleet.elapsed_ns(now));
+            }
             self.look(now);
             if let Some(until) = self.absent_until() {
                 self.wait_for(until).await?;
@@ -108,7 +111,6 @@ impl Device {
             if let Some(troubles) = self.troubles.as_ref().filter(|_| bad) {
                 // It will be given a good one then.
                 again = again.min(self.fleet.at(troubles.wake_ns()));
-                self.backoff.reset();
             }
             self.wait_for(again).await?;
         }

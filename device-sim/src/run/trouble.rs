@@ -94,7 +94,7 @@ impl Troubles {
     }
 
     /// What was due while there was no connection happens to nobody.
-    pub(super) fn connected(&mut self, at_ns: u64) {
+    pub(super) fn pass_over(&mut self, at_ns: u64) {
         self.moment = self.moment.max(Some((at_ns, usize::MAX)));
         self.wake_ns = 0;
     }

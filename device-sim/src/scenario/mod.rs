@@ -129,7 +129,7 @@ impl Scenario {
             |span: Option<Span>, default_ns: u64| pace.time(span.map_or(default_ns, |s| s.0));
         let devices = self.devices.unwrap_or(200);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive")]
-        let devices = ((f64::from(devices) * pace.scale).round() as u32).max(1);
+        let devices = ((f64::from(devices) * pace.scale).round() as u32).max(devices.min(1));
         let (of_the_run, of_the_store) = self.expectations()?;
         let duration_ns = time(self.duration, 20 * S);
         let faults = self.fault.iter().map(|fault| fault.prepare(pace, duration_ns));

@@ -117,7 +117,7 @@ impl Session<'_> {
         self.put(Message::Binary(self.hello()))?;
         let started = Instant::now();
         if let Some(troubles) = &mut self.device.troubles {
-            troubles.connected(self.device.fleet.elapsed_ns(started));
+            troubles.pass_over(self.device.fleet.elapsed_ns(started));
         }
         let mut timer = std::pin::pin!(sleep_until(started));
         loop {
