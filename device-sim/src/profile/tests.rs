@@ -94,7 +94,7 @@ fn values_of_the_other_profiles_are_fixed_for_ever() {
     let id = ReadingId { seed: 1, device: 2, seq: 3, index: 4 };
     for (profile, minutes, golden) in [
         (Profile::Vehicle, 0, "east line-1 52.58785 13.3432 0 87.6 false"),
-        (Profile::Vehicle, 35, "GOLDEN"),
+        (Profile::Vehicle, 35, "east line-1 52.57953 13.35259 37.3 86.9 true"),
         (Profile::Vibration, 0, "press-38 L4 0.96 -0.924 8.881"),
         (Profile::Meter, 0, "d069 home 64923.028 572 229.5"),
     ] {
