@@ -1,6 +1,9 @@
 //! The sink by itself: what only shows when a single write is looked at.
 
-use super::support::scripted::{Answer, Scripted};
+use super::support::{
+    scripted::{Answer, Scripted},
+    servers::TlsFront,
+};
 use gateway::{
     record::{Codec, Dropped, Envelope, Identity, Kind, Position, Source},
     sink::{
@@ -180,4 +183,22 @@ async fn good_points_go_in_their_order_at_last_and_the_newer_of_two_equal_ones_w
     let line = |value: &str, time: u64| format!("m,device=d x={value} {time}\n");
     let expected = [("2.0", 1), ("\"t\"", 1), ("\"t\"", 2), ("2.0", 2), ("2.0", 9)];
     assert_eq!(last, expected.map(|(value, time)| line(value, time)).concat());
+}
+
+#[tokio::test]
+async fn a_store_behind_tls_is_known_by_its_ca() {
+    let store = Scripted::start();
+    let front = TlsFront::start(store.port());
+    let open = |ca_file| {
+        let options = Options { url: front.url(), ca_file, ..options(&store, Token::None) };
+        InfluxDb::open(options).unwrap()
+    };
+    let values = [(1, RawValue::Float(1.0))];
+    // Not one of the system's: nothing is sent, and nothing is lost.
+    let error = open(None).write(batch(&values)).await.unwrap_err();
+    assert!(matches!(error, SinkError::Retry { .. }), "{error}");
+    assert!(error.to_string().contains("certificate"), "{error}");
+    assert!(store.seen().is_empty());
+    open(Some(front.ca())).write(batch(&values)).await.unwrap();
+    assert_eq!(store.stored().len(), 1);
 }
