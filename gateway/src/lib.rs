@@ -242,7 +242,7 @@ async fn retain(
             readiness.clear(NotReady::DiskFull);
         }
         let segments = log.segments();
-        let lacking = room.lacking(log.size_bytes());
+        let lacking = room.lacking(log.size_bytes(), log.free_bytes());
         if (is_full || lacking > 0) && cursors.give_way(&segments, lacking.max(1)) {
             // The space is free as soon as the cursors have moved.
             interval.reset_after(RETENTION_INTERVAL / 10);

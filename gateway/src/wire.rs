@@ -55,12 +55,21 @@ pub(crate) struct Room {
     /// Space that is freed before it is needed, because it is looked after only now and then and
     /// freed by whole segments: two of them, or an eighth of the log.
     spare_bytes: u64,
+    /// Two segments.
+    least_spare_bytes: u64,
+    reserve_bytes: u64,
 }
 
 impl Room {
-    /// Bytes that have to be freed when the log has this size.
-    pub(crate) fn lacking(&self, size_bytes: u64) -> u64 {
-        (size_bytes + self.spare_bytes).saturating_sub(self.max_bytes)
+    /// Bytes that have to be freed when the log has this size and so much of the disk is free: so
+    /// that neither the largest size nor the reserve is reached. Of the disk, an eighth of what the
+    /// log could have of it is enough.
+    pub(crate) fn lacking(&self, size_bytes: u64, free_bytes: u64) -> u64 {
+        let left_of_disk = free_bytes.saturating_sub(self.reserve_bytes);
+        let spare_of_disk =
+            ((size_bytes + left_of_disk) / 8).clamp(self.least_spare_bytes, self.spare_bytes);
+        let of_size = (size_bytes + self.spare_bytes).saturating_sub(self.max_bytes);
+        of_size.max(spare_of_disk.saturating_sub(left_of_disk))
     }
 }
 
@@ -71,6 +80,8 @@ pub(crate) fn room(config: &Config) -> Room {
         keep: log::retention::Keep { age: log.keep_for, bytes: log.keep_bytes },
         max_bytes: log.max_bytes,
         spare_bytes: (2 * log.segment_bytes).max(log.max_bytes / 8),
+        least_spare_bytes: 2 * log.segment_bytes,
+        reserve_bytes: log.reserve_bytes,
     }
 }
 
@@ -234,5 +245,32 @@ pub(crate) fn server(config: &Config) -> server::Config {
         // The rest of the deadline is for the log, the sinks and the admin side.
         drain: config.shutdown.deadline / 2,
         restart: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn space_is_freed_before_the_size_or_the_reserve_is_reached() {
+        let room = Room {
+            keep: log::retention::Keep::default(),
+            max_bytes: 8000,
+            spare_bytes: 1000,
+            least_spare_bytes: 200,
+            reserve_bytes: 500,
+        };
+        for (size, free, lacking, why) in [
+            (0, 100_000, 0, "an empty log on a large disk"),
+            (7000, 100_000, 0, "the spare is just left"),
+            (7500, 100_000, 500, "the size is near"),
+            (4000, 1500, 0, "an eighth of 5000 is less than the 1000 above the reserve"),
+            (4000, 700, 325, "an eighth of 4200, of which 200 are there"),
+            (4000, 100, 500, "the reserve is touched"),
+            (100, 500, 200, "a small log keeps two segments free"),
+        ] {
+            assert_eq!(room.lacking(size, free), lacking, "{why}");
+        }
     }
 }

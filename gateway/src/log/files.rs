@@ -19,6 +19,8 @@ pub enum Open {
     Write,
     /// A new or existing file, emptied, for reading and writing.
     Create,
+    /// A directory, for syncing its entries with [`File::sync_all`].
+    Dir,
 }
 
 /// An open file. Reads and writes name their offset; both may be short or interrupted.
@@ -119,7 +121,7 @@ impl Lock for RealLock {}
 impl Files for RealFiles {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn File>> {
         let mut options = fs::OpenOptions::new();
-        options.read(true).write(how != Open::Read).mode(0o640);
+        options.read(true).write(matches!(how, Open::Write | Open::Create)).mode(0o640);
         options.create(how == Open::Create).truncate(how == Open::Create);
         Ok(Arc::new(options.open(path)?))
     }

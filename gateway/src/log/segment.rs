@@ -92,17 +92,19 @@ pub(super) fn create(
 ) -> Result<(Arc<dyn File>, Segment), CreateError> {
     let path = dir.join(name(base));
     let created_at_ns = files.now_ns();
+    // Before there is anything to sync: without descriptors nothing has happened yet.
+    let entries = files.open(dir, Open::Dir).map_err(CreateError::Undone)?;
     let file = files.open(&path, Open::Create).map_err(CreateError::Undone)?;
     let header = format::encode_segment_header(uuid, base, created_at_ns);
     if let Err(error) = write_all_at(&*file, &header, 0) {
         // A later segment must not find this name taken after a crash.
-        let removed = files.remove(&path).and_then(|()| files.sync_dir(dir));
+        let removed = files.remove(&path).and_then(|()| entries.sync_all());
         return Err(match removed {
             Ok(()) => CreateError::Undone(error),
             Err(_) => CreateError::Unknown(error),
         });
     }
-    file.sync_all().and_then(|()| files.sync_dir(dir)).map_err(CreateError::Unknown)?;
+    file.sync_all().and_then(|()| entries.sync_all()).map_err(CreateError::Unknown)?;
     let extent = Extent { end: SEGMENT_HEADER_BYTES as u64, last: before(base) };
     Ok((file, Segment::new(base, path, created_at_ns, extent)))
 }

@@ -95,6 +95,11 @@ impl Shared {
         self.0.size.load(Ordering::Relaxed)
     }
 
+    /// Bytes that are free on the file system of the log; as good as endless if it does not say.
+    pub fn free_bytes(&self) -> u64 {
+        self.0.files.free_bytes(&self.0.dir).unwrap_or(u64::MAX)
+    }
+
     /// Why the log takes no more records, if that is so.
     pub fn poisoned(&self) -> Option<Arc<str>> {
         self.0.poison.get().cloned()

@@ -21,6 +21,8 @@ use std::{
 const MAX_GROUP_BYTES: usize = 64 * 1024 * 1024;
 /// A group buffer that grew beyond this gives its memory back.
 const KEEP_GROUP_BYTES: usize = 8 * 1024 * 1024;
+/// What the file system may take for the beginning of a file, in bytes.
+const BLOCK_BYTES: u64 = 4096;
 /// How long the file system's word on its free space is believed.
 const FREE_TTL: Duration = Duration::from_millis(500);
 
@@ -194,6 +196,7 @@ impl Writer {
                 self.sealed = false;
                 inner.change(|list| list.push(Arc::clone(&self.segment)));
                 inner.size.fetch_add(self.end, Ordering::Relaxed);
+                self.free.bytes = self.free.bytes.saturating_sub(BLOCK_BYTES);
                 Ok(())
             }
             Err(CreateError::Undone(source)) if is_full(&source) => {

@@ -94,6 +94,7 @@ fn flipped(disk: &Disk, file: usize, bit: usize) -> Disk {
 fn a_flipped_bit_costs_at_most_the_record_that_it_is_in() {
     let disk = small_log(true);
     for (file, (path, bytes)) in disk.iter().enumerate() {
+        println!("every bit of {}: tried {}", path.display(), bytes.len() * 8);
         for bit in 0..bytes.len() * 8 {
             let context = format!("{} bit {bit}", path.display());
             let disk = flipped(&disk, file, bit);
@@ -149,6 +150,7 @@ fn a_file_cut_anywhere_loses_what_was_behind_the_cut_and_says_so() {
     let last = disk.iter().rposition(|(path, _)| is_segment(path)).unwrap();
     for (file, (path, bytes)) in disk.iter().enumerate() {
         let intact: Vec<u64> = in_segments(&disk, |index| index != file);
+        println!("every length of {}: tried {}", path.display(), bytes.len());
         for length in 0..bytes.len() {
             for zeros in [false, true] {
                 let context = format!("{} cut to {length}, zeros: {zeros}", path.display());

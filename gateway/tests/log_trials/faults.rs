@@ -128,6 +128,7 @@ fn each_call_fails_once() {
             let fault = |after| Fault { call: Some(call), after, errno, for_good: false };
             let sites = (0..).take_while(|&after| trial(fault(after), after)).count();
             assert!(sites > 0, "{call:?} was never called");
+            println!("{call:?}, error {errno}: tried {sites}");
         }
     }
 }
@@ -138,6 +139,7 @@ fn the_process_dies_at_each_call() {
         let fault = |after| Fault { call: None, after, errno: EIO, for_good: true };
         let sites = (0..).take_while(|&after| trial(fault(after), seed)).count();
         assert!(sites > 100, "{sites} sites");
+        println!("death, seed {seed}: tried {sites}");
     }
 }
 

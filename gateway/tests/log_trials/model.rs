@@ -70,6 +70,7 @@ fn nothing_that_was_committed_is_lost() {
         total = Trial::new(seed, total).run(STATES_PER_LOG);
     }
     println!("{states} states in {:?}: {total:?}", started.elapsed());
+    println!("tried {states}");
     // The run was of use only if it came to what it is about.
     assert!(total.torn > 0 && total.survived > 0 && total.full > 0 && total.poisoned > 0);
 }

@@ -231,6 +231,34 @@ impl File for Handle {
     }
 }
 
+struct DirHandle(ModelFiles, PathBuf);
+
+impl File for DirHandle {
+    fn read_at(&self, _: &mut [u8], _: u64) -> io::Result<usize> {
+        Err(ErrorKind::IsADirectory.into())
+    }
+
+    fn write_at(&self, _: &[u8], _: u64) -> io::Result<usize> {
+        Err(ErrorKind::IsADirectory.into())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_dir(&self.1)
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.0.sync_dir(&self.1)
+    }
+
+    fn set_len(&self, _: u64) -> io::Result<()> {
+        Err(ErrorKind::IsADirectory.into())
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(0)
+    }
+}
+
 struct Held(ModelFiles, PathBuf, u64);
 
 impl Lock for Held {}
@@ -248,6 +276,9 @@ impl Files for ModelFiles {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn File>> {
         let mut disk = self.disk();
         disk.call(Call::Open)?;
+        if how == Open::Dir {
+            return Ok(Arc::new(DirHandle(self.clone(), path.to_owned())));
+        }
         let inode = match (disk.file(path), how) {
             (Ok(inode), Open::Create) => {
                 let file = disk.inodes.get_mut(&inode).unwrap();
@@ -264,7 +295,7 @@ impl Files for ModelFiles {
             }
             (found, _) => found?,
         };
-        let (epoch, writable) = (disk.epoch, how != Open::Read);
+        let (epoch, writable) = (disk.epoch, matches!(how, Open::Write | Open::Create));
         let (files, path) = (self.clone(), path.to_owned());
         Ok(Arc::new(Handle { files, inode, epoch, writable, path }))
     }

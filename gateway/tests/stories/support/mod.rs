@@ -132,7 +132,8 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    fn spawn(mut command: Command, ca: PathBuf) -> Self {
+    /// Starts a gateway by a command of [`Home::command`].
+    pub fn spawn(mut command: Command, ca: PathBuf) -> Self {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -180,6 +181,11 @@ impl Gateway {
         &self.ca
     }
 
+    /// Number of the process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// `kill -9`: nothing is flushed, nobody is told.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
@@ -188,7 +194,7 @@ impl Gateway {
 
     /// Sends SIGTERM.
     pub fn terminate(&self) {
-        let pid = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.id()).unwrap()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     }
 
