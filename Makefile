@@ -1,6 +1,6 @@
 # The two commands: `make demo` and `make test`. Everything else serves them.
 
-.PHONY: demo test chaos check deny doc test-tools fmt bench
+.PHONY: demo test chaos check deny doc test-tools fmt bench bench-micro
 
 ROUNDS ?= 5
 SECONDS ?= 3
@@ -44,3 +44,8 @@ bench:
 	./scripts/bench-tools.sh
 	cargo build --release --locked -p gateway -p bench --bins --example store_bench
 	target/release/bench run --rounds $(ROUNDS) --seconds $(SECONDS) $(if $(CASES),--cases $(CASES))
+
+# Steps of a reading one by one, with criterion: FILTER=decode for some of them.
+bench-micro:
+	cargo bench --locked -p proto --bench decode -- $(FILTER)
+	cargo bench --locked -p gateway --bench path -- $(FILTER)
