@@ -127,3 +127,51 @@ async fn wrong_usage_exits_with_2_and_failure_with_1() {
         assert!(said.contains(word), "{arguments:?}: {said}");
     }
 }
+
+/// A program reads samples and the report from standard output, a person opens the page.
+#[tokio::test]
+async fn a_run_is_followed_by_a_program_and_shown_as_a_page() {
+    let gateway = FakeGateway::start(|_, seq, _| match seq {
+        3 => Answer::RefuseReading(1),
+        _ => Answer::Ack,
+    })
+    .await;
+    let html = gateway.folder.path().join("run.html");
+    let mut run = command(&gateway, "3s");
+    run.arg("--json-lines").arg("--html").arg(&html);
+    let out = output(run).await;
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+    let out = text(&out.stdout);
+    let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (report, samples) = lines.split_last().unwrap();
+    assert!(samples.len() >= 3, "{out}");
+    let count = |of: &Value, name: &str| of[name].as_u64().unwrap_or_else(|| panic!("{name}"));
+    for pair in samples.windows(2) {
+        assert!(pair[0]["t_s"].as_f64() < pair[1]["t_s"].as_f64());
+        for name in ["scheduled", "sent", "acked", "refused"] {
+            assert!(count(&pair[0], name) <= count(&pair[1], name), "{name}");
+        }
+    }
+    assert_eq!(report["schema"], "device-sim/run/2");
+    // The report has one more: the end.
+    let (last, followed) = report["samples"].as_array().unwrap().split_last().unwrap();
+    assert_eq!(followed, samples);
+    for name in ["scheduled", "sent", "acked", "refused"] {
+        assert_eq!(count(last, name), count(report, name), "{name}");
+    }
+    assert_eq!(count(report, "refused"), 3);
+    let all = samples.iter().chain([last]);
+    let measured: u64 = all.map(|sample| count(&sample["ack_latency_ms"], "count")).sum();
+    assert_eq!(count(&report["ack_latency_ms"], "count"), measured, "no ack is in two samples");
+
+    let page = std::fs::read_to_string(&html).unwrap();
+    for shown in
+        ["3 devices", "Ledger", "Ack latency over time", "Readings refused so far", "</html>"]
+    {
+        assert!(page.contains(shown), "{shown} is missing");
+    }
+    assert!(!page.contains("do not add up"));
+    for outside in ["<script", "<link", "<img", "url(", "src="] {
+        assert!(!page.contains(outside), "{outside}: nothing is loaded");
+    }
+}

@@ -145,15 +145,16 @@ fn execute_verify(args: &VerifyArgs) -> Result<bool> {
     let expected: Vec<Expectation> = (journal.plan.expect.iter())
         .map(|text| text.parse().map_err(anyhow::Error::msg))
         .collect::<Result<_>>()?;
-    Ok(judge(&serde_json::to_value(&report)?, &expected) && report.passed)
+    Ok(judge(&serde_json::to_value(&report)?, &expected, |said| println!("{said}"))
+        && report.passed)
 }
 
 /// Holds a report against what is expected of it, and says so.
-fn judge(report: &serde_json::Value, expectations: &[Expectation]) -> bool {
+fn judge(report: &serde_json::Value, expectations: &[Expectation], say: impl Fn(&str)) -> bool {
     let mut held = true;
     for expectation in expectations {
         match expectation.check(report) {
-            Ok(()) => println!("as expected: {expectation}"),
+            Ok(()) => say(&format!("as expected: {expectation}")),
             Err(sentence) => {
                 eprintln!("device-sim: {sentence}");
                 held = false;
@@ -188,6 +189,10 @@ fn open_store(args: &VerifyArgs, plan: &Plan) -> Result<Box<dyn verify::Store>> 
 fn write_json<T: serde::Serialize>(path: &Path, value: &T) -> Result<()> {
     let mut text = serde_json::to_string_pretty(value)?;
     text.push('\n');
+    write_file(path, &text)
+}
+
+fn write_file(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text)
         .with_context(|| format!("cannot write the report {}", path.display()))
 }

@@ -1,8 +1,9 @@
 //! `device-sim run`: a fleet from flags, from a scenario, or from both.
 
-use super::{CommandError, judge, write_json};
+use super::{CommandError, judge, write_file, write_json};
+use crate::expect::Expectation;
 use crate::plan::{Mode, Plan};
-use crate::run::{self, Credentials, Outcome, Report};
+use crate::run::{self, Credentials, Outcome, Report, Show};
 use crate::scenario::{Pace, Playable, RawFault, RawPhase, Scenario, fleet};
 use crate::units::Span;
 use anyhow::{Context, Result};
@@ -101,9 +102,16 @@ pub(super) struct RunArgs {
     /// What only the store shows, such as 'lost==0', goes into the journal for `verify`.
     #[arg(long, value_name = "EXPECTATION")]
     expect: Vec<String>,
+    /// Where the report goes as a page with plots (HTML).
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// Shows nothing while the run goes on.
-    #[arg(long, short)]
+    #[arg(long, short, conflicts_with = "json_lines")]
     quiet: bool,
+    /// Writes lines of JSON to standard output instead of a live view and a table: a sample every
+    /// second (a long run: every few seconds), the report at the end.
+    #[arg(long)]
+    json_lines: bool,
 }
 
 pub(super) fn execute(args: RunArgs) -> Result<bool, CommandError> {
@@ -124,7 +132,11 @@ pub(super) fn execute(args: RunArgs) -> Result<bool, CommandError> {
         drain_timeout,
         source_addresses: args.source_addresses,
         journal: args.journal.clone().or_else(beside),
-        quiet: args.quiet,
+        show: match (args.quiet, args.json_lines) {
+            (true, _) => Show::Nothing,
+            (_, true) => Show::JsonLines,
+            _ => Show::Progress,
+        },
     };
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = args.threads {
@@ -135,24 +147,41 @@ pub(super) fn execute(args: RunArgs) -> Result<bool, CommandError> {
     if let Some(path) = &args.report {
         write_json(path, &report)?;
     }
-    print!("{}", report.table());
-    let for_verify = &report.settings.plan.expect;
-    if !for_verify.is_empty() {
-        println!("for verify: {}", for_verify.join(", "));
+    if let Some(path) = &args.html {
+        write_file(path, &run::page(&report))?;
     }
-    if report.outcome != Outcome::Failed && !of_the_run.is_empty() {
-        return Ok(judge(&serde_json::to_value(&report).context("the report")?, &of_the_run));
+    if args.json_lines {
+        println!("{}", serde_json::to_string(&report).context("the report")?);
+    } else {
+        print!("{}", report.table());
     }
-    Ok(conclude(&report))
+    Ok(judged(&report, &of_the_run, args.json_lines)?)
 }
 
-fn conclude(report: &Report) -> bool {
+/// Whether the run was as it should be, with sentences for a person: on standard error where
+/// standard output belongs to a program.
+fn judged(report: &Report, of_the_run: &[Expectation], to_program: bool) -> Result<bool> {
+    let say = |sentence: &str| {
+        if to_program {
+            eprintln!("{sentence}");
+        } else {
+            println!("{sentence}");
+        }
+    };
+    let for_verify = &report.settings.plan.expect;
+    if !for_verify.is_empty() {
+        say(&format!("for verify: {}", for_verify.join(", ")));
+    }
+    if report.outcome != Outcome::Failed && !of_the_run.is_empty() {
+        let figures = serde_json::to_value(report).context("the report")?;
+        return Ok(judge(&figures, of_the_run, say));
+    }
     match (report.outcome, &report.problem) {
-        (Outcome::Completed, None) => println!("everything due was sent and answered"),
-        (Outcome::Interrupted, None) => println!("ended early; everything due was answered"),
+        (Outcome::Completed, None) => say("everything due was sent and answered"),
+        (Outcome::Interrupted, None) => say("ended early; everything due was answered"),
         (_, problem) => eprintln!("device-sim: {}", problem.as_deref().unwrap_or("failed")),
     }
-    report.problem.is_none()
+    Ok(report.problem.is_none())
 }
 
 /// The scenario with what the flags change in it.

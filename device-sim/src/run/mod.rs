@@ -8,18 +8,23 @@ mod credentials;
 mod descriptors;
 mod device;
 mod fleet;
+mod html;
 mod link;
 mod outbox;
 mod pipe;
 mod progress;
 mod report;
+mod series;
 mod session;
 mod tally;
 mod tickets;
 mod trouble;
 
 pub use credentials::Credentials;
+pub use html::page;
+pub use progress::Show;
 pub use report::{Latency, Outcome, Report, Settings};
+pub use series::Sample;
 pub use tally::Errors;
 
 use crate::journal::{self, Ledger};
@@ -27,6 +32,7 @@ use crate::plan::Plan;
 use anyhow::Result;
 use fleet::Fleet;
 use link::Connector;
+use series::Series;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -62,8 +68,8 @@ pub struct Options {
     pub source_addresses: Option<u32>,
     /// Where the journal goes, if anywhere.
     pub journal: Option<PathBuf>,
-    /// Shows nothing while the run goes on.
-    pub quiet: bool,
+    /// What is shown while the run goes on.
+    pub show: Show,
 }
 
 /// Plays the plan.
@@ -77,19 +83,19 @@ pub async fn play(options: Options) -> Result<Report> {
     for index in 0..fleet.plan.devices {
         devices.spawn(device::run(Arc::clone(&fleet), index));
     }
-    let showing = async {
-        if files.quiet { std::future::pending().await } else { progress::show(fleet.clone()).await }
-    };
+    let series = Series::new();
     let outcome = tokio::select! {
         outcome = conduct(&fleet, &mut devices, files.drain_timeout) => outcome?,
         error = keep_journal(&fleet, files.journal.as_ref()) => return Err(error),
-        () = showing => unreachable!("shows until it is dropped"),
+        () = series::watch(Arc::clone(&fleet), &series) => unreachable!("it watches on"),
+        () = progress::show(&fleet, files.show, series.newest()) => unreachable!("it shows on"),
     };
     let took = fleet.start.elapsed();
+    series.take(&fleet);
     if let Some(journal) = &files.journal {
         journal.save(&fleet, true)?;
     }
-    Ok(Report::new(&fleet.tally, settings, outcome, took))
+    Ok(Report::new(&fleet.tally, series.taken(), settings, outcome, took))
 }
 
 /// The journal's file. A lock, since the last writing may meet one that is under way.
@@ -112,7 +118,7 @@ impl JournalFile {
 
 struct Files {
     journal: Option<Arc<JournalFile>>,
-    quiet: bool,
+    show: Show,
     drain_timeout: Duration,
 }
 
@@ -137,7 +143,7 @@ async fn prepare(options: Options) -> Result<(Arc<Fleet>, Settings, Files)> {
     };
     let journal =
         options.journal.map(|path| Arc::new(JournalFile { path, complete: Mutex::new(false) }));
-    let files = Files { journal, quiet: options.quiet, drain_timeout };
+    let files = Files { journal, show: options.show, drain_timeout };
     Ok((Arc::new(fleet), settings, files))
 }
 

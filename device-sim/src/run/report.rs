@@ -1,5 +1,6 @@
 //! What a run shows at its end: the JSON report and the table.
 
+use super::series::Sample;
 use super::tally::{Errors, Tally};
 use crate::plan::Plan;
 use hdrhistogram::Histogram;
@@ -76,6 +77,8 @@ pub struct Report {
     pub ack_latency_ms: Latency,
     /// From the time at which a batch was due to the simulator taking it up: its own lateness.
     pub schedule_lag_ms: Latency,
+    /// How the run went over time.
+    pub samples: Vec<Sample>,
 }
 
 /// What the run was asked for.
@@ -91,7 +94,7 @@ pub struct Settings {
 }
 
 /// A distribution, in milliseconds; null where nothing was measured.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Latency {
     /// Half of all are at most this.
     pub p50: Option<f64>,
@@ -125,7 +128,13 @@ impl From<&Histogram<u64>> for Latency {
 
 impl Report {
     /// The report of what was counted.
-    pub(super) fn new(tally: &Tally, settings: Settings, outcome: Outcome, took: Duration) -> Self {
+    pub(super) fn new(
+        tally: &Tally,
+        samples: Vec<Sample>,
+        settings: Settings,
+        outcome: Outcome,
+        took: Duration,
+    ) -> Self {
         let (scheduled, sent) = (tally.scheduled.get(), tally.sent.get());
         let (planned, unplanned) = (tally.refused_planned.get(), tally.refused_unplanned.get());
         let (acked, refused) = (tally.acked.get(), planned + unplanned);
@@ -155,6 +164,7 @@ impl Report {
             errors: tally.errors(),
             ack_latency_ms: (&tally.ack_latencies()).into(),
             schedule_lag_ms: (&tally.schedule_lags()).into(),
+            samples,
         };
         report.problem = report.find_problem();
         report

@@ -71,7 +71,7 @@ pub(super) struct Tally {
 }
 
 /// Errors of one kind.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Errors {
     /// How many.
     pub count: u64,
@@ -151,6 +151,11 @@ impl Tally {
         self.ack_latency.merged()
     }
 
+    /// Ack latencies since this was asked before, in microseconds.
+    pub(super) fn take_recent_ack_latencies(&self) -> Histogram<u64> {
+        self.ack_latency.take_recent()
+    }
+
     /// All lags of the schedule so far, in microseconds.
     pub(super) fn schedule_lags(&self) -> Histogram<u64> {
         self.schedule_lag.merged()
@@ -159,30 +164,56 @@ impl Tally {
 
 #[derive(Debug)]
 struct Latencies {
-    shards: [Mutex<Histogram<u64>>; SHARDS],
+    shards: [Mutex<Shard>; SHARDS],
+}
+
+#[derive(Debug)]
+struct Shard {
+    all: Histogram<u64>,
+    /// Since somebody asked for what is recent.
+    recent: Histogram<u64>,
 }
 
 impl Latencies {
     fn new() -> Self {
-        Self { shards: std::array::from_fn(|_| Mutex::new(histogram())) }
+        let shard = |_| Mutex::new(Shard { all: histogram(), recent: recent() });
+        Self { shards: std::array::from_fn(shard) }
     }
 
     fn record(&self, device: u32, latency: Duration) {
         let microseconds = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        lock(&self.shards[device as usize % SHARDS]).saturating_record(microseconds);
+        let mut shard = lock(&self.shards[device as usize % SHARDS]);
+        shard.all.saturating_record(microseconds);
+        shard.recent.saturating_record(microseconds);
     }
 
     fn merged(&self) -> Histogram<u64> {
         let mut all = histogram();
         for shard in &self.shards {
-            all.add(&*lock(shard)).expect("histograms of the same bounds");
+            all.add(&lock(shard).all).expect("histograms of the same bounds");
+        }
+        all
+    }
+
+    fn take_recent(&self) -> Histogram<u64> {
+        let mut all = recent();
+        for shard in &self.shards {
+            let mut shard = lock(shard);
+            all.add(&shard.recent).expect("histograms of the same bounds");
+            shard.recent.reset();
         }
         all
     }
 }
 
-fn histogram() -> Histogram<u64> {
+/// A distribution of a whole run: values are told apart to a thousandth.
+pub(super) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, MAX_LATENCY_US, 3).expect("bounds are valid")
+}
+
+/// A distribution of a moment: values are told apart to a hundredth.
+fn recent() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, MAX_LATENCY_US, 2).expect("bounds are valid")
 }
 
 /// A device that panicked leaves its numbers as they were.
@@ -205,6 +236,20 @@ mod tests {
         assert!(all.value_at_quantile(0.5).abs_diff(50_000) < 100);
         assert!(all.max().abs_diff(100_000) < 200);
         assert_eq!(tally.schedule_lags().len(), 0);
+    }
+
+    #[test]
+    fn what_is_recent_is_told_once() {
+        let tally = Tally::default();
+        tally.ack_latency(0, Duration::from_millis(5));
+        tally.ack_latency(1, Duration::from_millis(7));
+        assert_eq!(tally.take_recent_ack_latencies().len(), 2);
+        tally.ack_latency(1, Duration::from_millis(900));
+        let recent = tally.take_recent_ack_latencies();
+        assert_eq!(recent.len(), 1);
+        assert!(recent.max().abs_diff(900_000) < 10_000);
+        assert_eq!(tally.take_recent_ack_latencies().len(), 0);
+        assert_eq!(tally.ack_latencies().len(), 3);
     }
 
     #[test]

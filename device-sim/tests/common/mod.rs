@@ -151,7 +151,7 @@ impl FakeGateway {
             drain_timeout: Duration::from_secs(20),
             source_addresses: None,
             journal: Some(self.folder.path().join("run.journal")),
-            quiet: true,
+            show: device_sim::run::Show::Nothing,
         }
     }
 }
