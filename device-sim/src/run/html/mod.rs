@@ -30,6 +30,10 @@ stroke-linejoin: round; } .good { color: var(--c2); } .bad { color: var(--c3); }
 .f4 { fill: var(--c4); } .f5 { fill: var(--c5); }
 ";
 
+/// A rate over less time than this, in seconds, would show chance: the last sample comes soon after
+/// the one before.
+const SHORTEST_S: f64 = 0.5;
+
 /// The page.
 pub fn page(report: &Report) -> String {
     let plan = &report.settings.plan;
@@ -124,7 +128,8 @@ fn plots(samples: &[Sample]) -> Vec<Plot<'_>> {
         let zero = Sample::default();
         let before = std::iter::once(&zero).chain(samples);
         let pairs = before.zip(samples);
-        pairs.map(|(a, b)| Some(per_second(of(b), of(a), b.t_s - a.t_s))).collect()
+        let rates = pairs.map(|(a, b)| (b.t_s - a.t_s, of(a), of(b)));
+        rates.map(|(s, a, b)| (s >= SHORTEST_S).then(|| per_second(b, a, s))).collect()
     };
     let level = |of: fn(&Sample) -> u64| -> Vec<Option<f64>> {
         samples.iter().map(|sample| Some(per_second(of(sample), 0, 1.0))).collect()
