@@ -2,7 +2,7 @@
 //!
 //! Owns the values: a reading is a pure function of seed, device, sequence number, index and the
 //! time that the plan gives it. Only operations that IEEE 754 defines to the last bit are used
-//! ([`math`]), so that another machine recomputes the same values. The values of a profile are part
+//! (`math.rs`), so that another machine recomputes the same values. The values of a profile are part
 //! of the journal's meaning and never change.
 
 pub mod custom;

@@ -1,6 +1,6 @@
 //! Profiles made by users: fields with generators, tags.
 //!
-//! [`file`] reads them from TOML; the journal carries them whole, so that `verify` needs no file.
+//! `file.rs` reads them from TOML; the journal carries them whole, so that `verify` needs no file.
 
 pub mod file;
 
