@@ -26,12 +26,16 @@
 //! | 63 | 1 | 0 |
 //! | 64 | | realm, device id, measurement |
 //! | | 5 each | refusals: index (4), code (1) |
-//! | | 6 each | adjustments: index (4), kind (1), field (1) |
+//! | | 6 each | adjustments: index (4), kind (1), field (1), ascending by index |
+//!
+//! Kinds of adjustments: 1 the field was left out; 2 reserved, changes nothing; 3, 4, 5 the value
+//! was converted to a number, a boolean, a text.
 //!
 //! A batch with more refusals and adjustments than a header of 65,535 bytes holds is impossible:
-//! the configuration takes at most 10,000 readings in a batch, and a refused one takes 5 bytes.
+//! the configuration takes at most 10,000 readings in a batch, a refused one takes 5 bytes, and
+//! values are converted only as long as there is room for that, see [`room_for_adjustments`].
 
-use super::{Identity, Position};
+use super::{FieldKind, Identity, Position};
 use proto::{ErrorCode, TimeUnit};
 
 /// Length of the fixed part, in bytes.
@@ -43,6 +47,13 @@ const ACCEPTED_TOTAL_AT: usize = 40;
 /// What a refused reading takes of the header, in bytes.
 pub const REFUSAL_BYTES: usize = 5;
 const ADJUSTMENT_BYTES: usize = 6;
+
+/// How many adjustments a batch of so many readings may have at least, whatever else is noted.
+pub const fn room_for_adjustments(readings: usize) -> usize {
+    let names = 3 * u8::MAX as usize;
+    let others = HEADER_MIN_BYTES + names + readings * REFUSAL_BYTES;
+    MAX_HEADER_BYTES.saturating_sub(others) / ADJUSTMENT_BYTES
+}
 
 /// What a record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,8 +104,35 @@ pub struct Refusal {
 pub enum AdjustmentKind {
     /// The field was left out.
     FieldDropped = 1,
-    /// The field's value was converted without loss.
+    /// Reserved: says of a conversion not to what. Nothing is changed.
     ValueCoerced = 2,
+    /// The field's value was converted to a number, see [`super::coerce`].
+    CoercedToNumber = 3,
+    /// The field's value was converted to a boolean.
+    CoercedToBool = 4,
+    /// The field's value was converted to a text.
+    CoercedToText = 5,
+}
+
+impl AdjustmentKind {
+    /// The conversion to a kind.
+    pub fn coerced_to(kind: FieldKind) -> Self {
+        match kind {
+            FieldKind::Number => Self::CoercedToNumber,
+            FieldKind::Bool => Self::CoercedToBool,
+            FieldKind::Text => Self::CoercedToText,
+        }
+    }
+
+    /// To what the value was converted, if it was.
+    pub fn target(self) -> Option<FieldKind> {
+        match self {
+            Self::FieldDropped | Self::ValueCoerced => None,
+            Self::CoercedToNumber => Some(FieldKind::Number),
+            Self::CoercedToBool => Some(FieldKind::Bool),
+            Self::CoercedToText => Some(FieldKind::Text),
+        }
+    }
 }
 
 /// One adjustment.
@@ -270,6 +308,9 @@ impl Envelope {
             let kind = match kind {
                 1 => AdjustmentKind::FieldDropped,
                 2 => AdjustmentKind::ValueCoerced,
+                3 => AdjustmentKind::CoercedToNumber,
+                4 => AdjustmentKind::CoercedToBool,
+                5 => AdjustmentKind::CoercedToText,
                 _ => return Err(invalid("unknown adjustment")),
             };
             adjustments.push(Adjustment { index, kind, field });

@@ -1,12 +1,19 @@
 //! The golden envelope: these bytes are on users' disks.
 
-use super::*;
+use super::{super::Points, *};
 
 /// Written by version 1. Never changes: a newer version gets a file of its own.
 const GOLDEN: &str = include_str!("../../tests/golden/envelope-v1.hex");
 
+/// Of a batch whose values were converted.
+const COERCED: &str = include_str!("../../tests/golden/envelope-v1-coerced.hex");
+
 fn golden_bytes() -> Vec<u8> {
-    let digits: Vec<u8> = GOLDEN
+    bytes_of(GOLDEN)
+}
+
+fn bytes_of(golden: &str) -> Vec<u8> {
+    let digits: Vec<u8> = golden
         .lines()
         .filter(|line| !line.starts_with('#'))
         .flat_map(str::bytes)
@@ -51,6 +58,37 @@ fn the_golden_record_is_read_and_written_to_the_byte() {
     golden_envelope().encode(&mut written);
     written.extend_from_slice(b"payload");
     assert_eq!(written, bytes);
+}
+
+#[test]
+fn converted_values_are_read_as_they_were_taken() {
+    let bytes = bytes_of(COERCED);
+    let (envelope, payload) = Envelope::decode(Position(1), &bytes).unwrap();
+    let mut written = Vec::new();
+    envelope.encode(&mut written);
+    written.extend_from_slice(payload);
+    assert_eq!(written, bytes);
+    let mut points = Vec::new();
+    let mut walk = Points::default();
+    walk.for_each(Position(1), &envelope, payload, |point| {
+        points.push(format!("{} {:?}", point.time_ns, point.fields));
+    })
+    .unwrap();
+    let expected = [
+        "1760000000000000000 [(\"a\", Str(\"21.5\")), (\"b\", Float(1.0)), (\"c\", Float(-1.5)), \
+         (\"d\", Bool(false)), (\"e\", Float(1.0))]",
+        "1760000000001000000 [(\"a\", Str(\"21\"))]",
+    ];
+    assert_eq!(points, expected);
+}
+
+#[test]
+fn a_conversion_that_the_value_does_not_allow_is_damage() {
+    let bytes = bytes_of(COERCED);
+    let (mut envelope, payload) = Envelope::decode(Position(1), &bytes).unwrap();
+    envelope.adjustments[0].kind = AdjustmentKind::CoercedToBool;
+    let walked = Points::default().for_each(Position(1), &envelope, payload, |_| {});
+    assert!(walked.is_err());
 }
 
 #[test]

@@ -6,15 +6,17 @@
 
 mod envelope;
 mod identity;
+mod kind;
 mod ledger;
 mod point;
 mod position;
 
 pub use envelope::{
     Adjustment, AdjustmentKind, Codec, Envelope, EnvelopeError, HEADER_MIN_BYTES, Kind,
-    MAX_HEADER_BYTES, REFUSAL_BYTES, Refusal, Source, patch_accepted_total,
+    MAX_HEADER_BYTES, REFUSAL_BYTES, Refusal, Source, patch_accepted_total, room_for_adjustments,
 };
 pub use identity::Identity;
+pub use kind::{FieldKind, coerce};
 pub use ledger::{Dropped, Ledger};
 pub use point::{Point, PointId, Points, Value, time_ns, value};
 pub use position::Position;

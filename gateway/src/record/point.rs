@@ -1,6 +1,8 @@
 //! From a raw reading to a point: the one place that decides what a number or a time means.
 
-use super::{AdjustmentKind, Codec, Envelope, EnvelopeError, Identity, Kind, Position};
+use super::{
+    Adjustment, AdjustmentKind, Codec, Envelope, EnvelopeError, Identity, Kind, Position, coerce,
+};
 use proto::{
     ErrorCode, Limits, RawReading, RawTime, RawValue, TimeUnit, limits::MAX_EXACT_INTEGER,
 };
@@ -80,6 +82,8 @@ pub fn time_ns(raw: Option<RawTime>, unit: TimeUnit, receive_ns: i64, index: u32
 #[derive(Debug, Default)]
 pub struct Points {
     fields: Vec<(&'static str, Value<'static>)>,
+    /// What numbers became that were converted to texts.
+    texts: Vec<String>,
 }
 
 impl Points {
@@ -105,6 +109,7 @@ impl Points {
         let mut raw = RawReading::default();
         let mut fields = std::mem::take(&mut self.fields);
         let mut refused = envelope.refused.iter().peekable();
+        let mut adjustments = &envelope.adjustments[..];
         let mut index = 0;
         let mut accepted = 0;
         while let Some(read) = readings.next(&mut raw).map_err(|_| undecodable.clone())? {
@@ -119,10 +124,18 @@ impl Points {
                 return Err(undecodable);
             };
             let mut of_reading = recycle(fields);
+            let adjusted = take_of(&mut adjustments, this);
             for (ordinal, &(name, raw)) in raw.fields.iter().enumerate() {
-                if !dropped(envelope, this, ordinal) {
-                    of_reading.push((name, value(raw).map_err(|_| undecodable.clone())?));
-                }
+                let value = match value(raw) {
+                    Ok(value) => value,
+                    // It is taken out below; what it was does not matter.
+                    Err(_) if is_dropped(adjusted, ordinal) => Value::Bool(false),
+                    Err(_) => return Err(undecodable),
+                };
+                of_reading.push((name, value));
+            }
+            if !adjusted.is_empty() {
+                adjust(&mut of_reading, adjusted, &mut self.texts).ok_or(undecodable.clone())?;
             }
             accepted += 1;
             each(&Point {
@@ -140,13 +153,46 @@ impl Points {
     }
 }
 
-fn dropped(envelope: &Envelope, index: u32, ordinal: usize) -> bool {
-    !envelope.adjustments.is_empty()
-        && envelope.adjustments.iter().any(|adjustment| {
-            adjustment.index == index
-                && usize::from(adjustment.field) == ordinal
-                && adjustment.kind == AdjustmentKind::FieldDropped
-        })
+/// The adjustments of this reading; those of earlier ones are passed.
+#[inline]
+fn take_of<'a>(adjustments: &mut &'a [Adjustment], index: u32) -> &'a [Adjustment] {
+    if adjustments.is_empty() {
+        return adjustments;
+    }
+    let from = adjustments.partition_point(|adjustment| adjustment.index < index);
+    let rest = &adjustments[from..];
+    let (of_this, later) = rest.split_at(rest.partition_point(|of| of.index == index));
+    *adjustments = later;
+    of_this
+}
+
+/// Converts and leaves out what was converted and left out when the reading was accepted; `None`
+/// if a value is not what it was then. `texts` are the buffers of new texts.
+fn adjust<'a>(
+    fields: &mut Vec<(&'a str, Value<'a>)>,
+    adjustments: &[Adjustment],
+    texts: &'a mut Vec<String>,
+) -> Option<()> {
+    if texts.len() < adjustments.len() {
+        texts.resize_with(adjustments.len(), String::new);
+    }
+    for (adjustment, text) in adjustments.iter().zip(texts) {
+        let Some(to) = adjustment.kind.target() else { continue };
+        let (_, value) = fields.get_mut(usize::from(adjustment.field))?;
+        *value = coerce(*value, to, text)?;
+    }
+    let mut ordinal = 0;
+    fields.retain(|_| {
+        ordinal += 1;
+        !is_dropped(adjustments, ordinal - 1)
+    });
+    Some(())
+}
+
+fn is_dropped(adjustments: &[Adjustment], ordinal: usize) -> bool {
+    adjustments
+        .iter()
+        .any(|of| of.kind == AdjustmentKind::FieldDropped && usize::from(of.field) == ordinal)
 }
 
 /// Empties a vector and gives its memory to one of another lifetime; the compiler turns the
