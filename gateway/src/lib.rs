@@ -29,13 +29,14 @@ pub mod session;
 pub mod shutdown;
 pub mod sink;
 pub mod sinks;
+pub mod state;
 mod wire;
 
 use admin::{Admin, NotReady, Readiness, Sources};
 use anyhow::Context;
 use config::{Config, valid};
 use ingest::{Committer, CommitterHandle, Request};
-use metrics::{IngestMetrics, Registry, ServerMetrics};
+use metrics::{IngestMetrics, Registry, ServerMetrics, StateMetrics};
 use shutdown::{Sequence, Tasks};
 use std::{
     io::Write,
@@ -76,8 +77,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // After the log: its lock tells a second gateway on this data directory more than the port.
     let admin = Admin::bind(&config.admin).await?;
     report(&recovery);
+    let state_file = dir.path.join("state.db");
+    let max_fields = config.types.fields_per_realm;
+    let (state, keeper) = state::open(&state_file, max_fields, StateMetrics::new(&registry))?;
+    let state_kept = keeper.spawn().context("cannot start a thread for state.db")?;
     let accepted_total = Arc::new(AtomicU64::new(0));
-    let sinks = sinks::open(&config, &dir, &log, &accepted_total, &registry)?;
+    let sinks = sinks::open(&config, &dir, &log, &accepted_total, &state.types, &registry)?;
     let mut ack_task = Tasks::new();
     let ack_position = sinks.ack_position(config.ack, &log, &mut ack_task);
     let committer = Committer::new(
@@ -94,6 +99,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         requests: committer.requests.clone(),
         budget: committer.budget.clone(),
         rules: Arc::new(wire::rules(&config)),
+        guards: wire::guards(&config, &state, &registry),
+        state: state.clone(),
         ack_mode: config.ack,
         ack_position,
         auth: Arc::new(auth::Authenticator::new(&wire::trust_roots(&config, &dir)?)?),
@@ -129,6 +136,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     log_task.spawn("committer", async move {
         committed.await.map_err(|_| "its thread has failed".to_owned())?.map_err(|e| e.to_string())
     });
+    let mut state_task = Tasks::new();
+    state_task
+        .spawn("state", async { state_kept.await.map_err(|_| "its thread has failed".to_owned()) });
     let mut server_task = Tasks::new();
     server_task.spawn("devices' listener", ok(server.run()));
     let mut scrub_task = Tasks::new();
@@ -156,6 +166,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         ended = retention_task.next() => ended,
         ended = scrub_task.next(), if !scrub_task.is_empty() => ended,
         ended = admin_task.next() => ended,
+        ended = state_task.next() => ended,
     };
     if let Some(ended) = &failed {
         tracing::error!(task = ended.name, "{ended}; stopping");
@@ -176,6 +187,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     sequence.tasks(&mut sink_tasks).await;
     stop_admin.cancel();
     sequence.tasks(&mut admin_task).await;
+    state.changes.stop();
+    sequence.tasks(&mut state_task).await;
     let stopped = sequence.finish();
     if let Some(ended) = failed {
         return Err(anyhow::anyhow!("{ended}"));

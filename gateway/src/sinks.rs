@@ -17,9 +17,10 @@ use crate::{
     forward::{CursorFile, Ended, Forwarder, Handle, Options, RejectedFile, Setup, Start, Status},
     log,
     metrics::{MqttSinkMetrics, Registry, SinkMetrics, StoreMetrics},
-    record::{Ledger, Position},
+    record::{FieldKind, Ledger, Position},
     shutdown::Tasks,
-    sink::{LogRange, Sink, influxdb, mqtt, store},
+    sink::{KindWitness, LogRange, Sink, influxdb, mqtt, store},
+    state::Types,
     wire,
 };
 use anyhow::Context;
@@ -135,6 +136,7 @@ pub(crate) fn open(
     dir: &DataDir,
     log: &log::Shared,
     accepted_total: &Arc<AtomicU64>,
+    types: &Arc<Types>,
     registry: &Registry,
 ) -> anyhow::Result<Sinks> {
     let state = state(dir);
@@ -152,7 +154,11 @@ pub(crate) fn open(
             }
             SinkKind::InfluxDb(of) => {
                 let options = wire::influxdb(&configured.name, of);
-                place.forwarder(influxdb::InfluxDb::open(options)?, registry)?
+                let mut influx = influxdb::InfluxDb::open(options)?;
+                if config.types.guard {
+                    influx = influx.with_witness(&configured.name, Arc::new(Taught(types.clone())));
+                }
+                place.forwarder(influx, registry)?
             }
             SinkKind::Mqtt(of) => {
                 let options = wire::mqtt_sink(&configured.name, of, range.uuid)?;
@@ -164,6 +170,16 @@ pub(crate) fn open(
         sinks.push(Opened { run, handle, required, when_full });
     }
     Ok(Sinks(sinks))
+}
+
+/// What stores say of kinds reaches the table of kinds.
+#[derive(Debug)]
+struct Taught(Arc<Types>);
+
+impl KindWitness for Taught {
+    fn holds(&self, sink: &str, field: (&str, &str, &str), kind: FieldKind) {
+        self.0.teach(field, kind, sink, wire::now_ms());
+    }
 }
 
 fn state(dir: &DataDir) -> PathBuf {

@@ -5,16 +5,22 @@ use crate::{
     client_tls::{self, OwnCertificate},
     config::valid::{self, Config, MAX_WINDOW_BATCHES},
     data_dir::{DataDir, TokenKey},
-    ingest::{self, Rules},
+    ingest::{self, Guards, MaxSeries, OnConflict, Rules},
     log,
-    metrics::{LogMetrics, Registry},
+    metrics::{GuardMetrics, LogMetrics, Registry},
     mqtt, server,
     session::Patience,
     sink::{influxdb, line_protocol::Dialect, mqtt as mqtt_sink, store},
+    state::State,
 };
 use anyhow::Context;
 use proto::message::Window;
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 use uuid::Uuid;
 
 /// Devices that are sent away come back spread over this time.
@@ -31,6 +37,7 @@ const _: () = {
     assert!(record::HEADER_MIN_BYTES + names + refusals <= record::MAX_HEADER_BYTES);
     let record_bytes = valid::MAX_MESSAGE_BYTES as usize + record::MAX_HEADER_BYTES;
     assert!(record_bytes <= MAX_RECORD_BYTES as usize);
+    assert!(record::room_for_adjustments(valid::MAX_READINGS as usize) >= 1000);
     assert!(valid::MAX_WINDOW_BATCHES as usize <= admit::WINDOW);
 };
 
@@ -88,6 +95,24 @@ pub(crate) fn room(config: &Config) -> Room {
 /// What batches are checked by.
 pub(crate) fn rules(config: &Config) -> Rules {
     Rules { limits: config.limits.message.clone(), max_age: config.limits.max_age }
+}
+
+/// What readings are held against.
+pub(crate) fn guards(config: &Config, state: &State, registry: &Registry) -> Arc<Guards> {
+    let types = config.types.guard.then(|| state.types.clone());
+    let on_conflict = match config.types.on_conflict {
+        valid::OnConflict::Refuse => OnConflict::Refuse,
+        valid::OnConflict::Coerce => OnConflict::Coerce,
+    };
+    let limits = &config.limits;
+    let max = MaxSeries { per_device: limits.series_per_device, total: limits.series };
+    Guards::new(types, on_conflict, max, GuardMetrics::new(registry))
+}
+
+/// Milliseconds since the Unix epoch.
+pub(crate) fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Options of an InfluxDB.

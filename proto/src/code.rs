@@ -76,6 +76,8 @@ error_codes! {
     SeriesLimit = 19, "series_limit";
     /// A text that is not UTF-8.
     BadUtf8 = 20, "bad_utf8";
+    /// The field is new, and the gateway knows as many as it may.
+    FieldLimit = 21, "field_limit";
 
     // A whole batch is refused for good; its sequence number is consumed.
     /// The batch has no readings.

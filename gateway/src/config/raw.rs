@@ -23,6 +23,7 @@ pub(super) struct Raw {
     pub(super) tls: Tls,
     pub(super) auth: Auth,
     pub(super) limits: Limits,
+    pub(super) types: Types,
     pub(super) log: Log,
     pub(super) sinks: BTreeMap<String, Sink>,
     pub(super) admin: Admin,
@@ -39,6 +40,7 @@ impl Default for Raw {
             tls: Tls::default(),
             auth: Auth::default(),
             limits: Limits::default(),
+            types: Types::default(),
             log: Log::default(),
             sinks: BTreeMap::new(),
             admin: Admin::default(),
@@ -151,6 +153,8 @@ pub(super) struct Limits {
     pub(super) window_batches: u32,
     pub(super) window_bytes: Size,
     pub(super) max_age: SpanOrOff,
+    pub(super) series_per_device: u32,
+    pub(super) series: u32,
 }
 
 impl Default for Limits {
@@ -165,7 +169,30 @@ impl Default for Limits {
             window_batches: 32,
             window_bytes: Size(MIB),
             max_age: SpanOrOff(None),
+            series_per_device: 2_000,
+            series: 2_000_000,
         }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum OnConflict {
+    Refuse,
+    Coerce,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Types {
+    pub(super) guard: bool,
+    pub(super) on_conflict: OnConflict,
+    pub(super) fields_per_realm: u32,
+}
+
+impl Default for Types {
+    fn default() -> Self {
+        Self { guard: true, on_conflict: OnConflict::Refuse, fields_per_realm: 100_000 }
     }
 }
 

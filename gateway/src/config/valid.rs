@@ -19,6 +19,8 @@ pub struct Config {
     pub auth: Auth,
     /// What a device may send.
     pub limits: Limits,
+    /// The kinds of fields.
+    pub types: Types,
     /// The durable log.
     pub log: Log,
     /// The enabled sinks by name, ascending.
@@ -124,6 +126,30 @@ pub struct Limits {
     pub window_bytes: u32,
     /// Readings older than this are refused; `None` takes any age.
     pub max_age: Option<Duration>,
+    /// Series that a device may make in a day.
+    pub series_per_device: usize,
+    /// Series that all devices together may make in a day.
+    pub series: usize,
+}
+
+/// What happens to a value of another kind than its field has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnConflict {
+    /// The reading is refused.
+    Refuse,
+    /// It is converted if nothing is lost, else the reading is refused.
+    Coerce,
+}
+
+/// `[types]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Types {
+    /// The kind of each field is learned and held against later readings.
+    pub guard: bool,
+    /// See [`OnConflict`].
+    pub on_conflict: OnConflict,
+    /// Most fields of a realm whose kind is learned.
+    pub fields_per_realm: usize,
 }
 
 /// `[log]`

@@ -2,7 +2,10 @@
 //!
 //! Runs in the connection's task. Pure: the clock comes in as an argument.
 
-use super::StreamId;
+use super::{
+    StreamId,
+    guard::{Findings, Guard, Objection, Watch},
+};
 use crate::record::{self, Codec, Envelope, Identity, Kind, Refusal, Source};
 use bytes::Bytes;
 use proto::{
@@ -11,7 +14,7 @@ use proto::{
     message::{MessageError, RefusedReading},
 };
 use std::{borrow::Cow, collections::HashSet, sync::Arc, time::Duration};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// 2000-01-01T00:00:00Z in nanoseconds since the Unix epoch: a clock that says less was never set.
 const YEAR_2000_NS: i64 = 946_684_800_000_000_000;
@@ -76,9 +79,14 @@ pub struct Checked {
     pub payload: Bytes,
     /// XXH3-64 of the batch body as it came.
     pub payload_hash: u64,
+    /// The change of `state.db` that has to be durable before the batch is submitted; 0 if none:
+    /// what was learned from a batch is known as long as its readings are.
+    pub settle: u64,
+    /// Time of the last accepted reading that has one of its own, in nanoseconds.
+    pub newest_ns: Option<i64>,
 }
 
-/// Decodes and validates a batch body.
+/// Decodes and validates a batch body, and holds it against what the gateway has learned.
 ///
 /// # Errors
 /// The body is not sound MessagePack, or is no batch at all: nothing of it can be answered by
@@ -86,6 +94,7 @@ pub struct Checked {
 pub fn check(
     body: Bytes,
     context: &ConnectionContext,
+    guard: &mut Guard,
     rules: &Rules,
     now: Now,
 ) -> Result<Checked, MessageError> {
@@ -94,7 +103,7 @@ pub fn check(
     let refused_whole = batch.fault().map(|fault| (fault.code, fault.detail.clone()));
     let mut verdict = Verdict::default();
     if refused_whole.is_none() {
-        verdict = judge(&batch, context, rules, now)?;
+        verdict = judge(&batch, context, guard, rules, now)?;
     }
     let payload_hash = xxh3_64(&body);
     let envelope = Envelope {
@@ -115,7 +124,7 @@ pub fn check(
         identity: context.identity.clone(),
         measurement: context.measurement.clone(),
         refused: verdict.refused,
-        adjustments: Vec::new(),
+        adjustments: verdict.findings.adjustments,
     };
     let mut header = Vec::new();
     envelope.encode(&mut header);
@@ -129,6 +138,8 @@ pub fn check(
         retry: verdict.clock_in_doubt.then_some((ErrorCode::ClockJump, CLOCK_JUMP_RETRY_MS)),
         header,
         payload_hash,
+        settle: verdict.findings.settle,
+        newest_ns: verdict.newest_ns,
     })
 }
 
@@ -138,6 +149,8 @@ struct Verdict {
     refused: Vec<Refusal>,
     details: Vec<RefusedReading>,
     clock_in_doubt: bool,
+    newest_ns: Option<i64>,
+    findings: Findings,
 }
 
 struct Fault<'a> {
@@ -152,27 +165,42 @@ impl<'a> Fault<'a> {
     }
 }
 
+impl<'a> From<Objection<'a>> for Fault<'a> {
+    fn from(Objection { code, field, detail }: Objection<'a>) -> Self {
+        Self { code, field, detail }
+    }
+}
+
 fn judge(
     batch: &Batch<'_>,
     context: &ConnectionContext,
+    guard: &mut Guard,
     rules: &Rules,
     now: Now,
 ) -> Result<Verdict, MessageError> {
     let mut verdict = Verdict::default();
     let mut readings = batch.readings();
     let mut reading = RawReading::default();
-    let mut previous = Shape::default();
-    let mut times = Times::default();
+    let seed = guard.seed();
+    let mut walk = Walk {
+        seed,
+        previous: Shape::default(),
+        times: Times::default(),
+        watch: guard.watch(batch.len(), now.ns),
+    };
     let mut index: u32 = 0;
     while let Some(read) = readings.next(&mut reading)? {
         let judged = match read {
-            Ok(()) => {
-                judge_reading(&reading, index, context, rules, now, &mut previous, &mut times)
-            }
+            Ok(()) => judge_reading(&reading, index, context, rules, now, &mut walk),
             Err(fault) => Err(Fault::new(fault.code, fault.field, "")),
         };
         match judged {
-            Ok(()) => verdict.accepted += 1,
+            Ok(time) => {
+                verdict.accepted += 1;
+                if reading.time.is_some() {
+                    verdict.newest_ns = Some(time);
+                }
+            }
             Err(fault) => {
                 // Both are held against the gateway's clock.
                 let by_clock =
@@ -191,7 +219,17 @@ fn judge(
         }
         index += 1;
     }
+    verdict.findings = walk.watch.finish();
     Ok(verdict)
+}
+
+/// What is remembered from one reading of a batch to the next.
+struct Walk<'a, 'g> {
+    /// Of hashes.
+    seed: u64,
+    previous: Shape<'a>,
+    times: Times,
+    watch: Watch<'g>,
 }
 
 fn judge_reading<'a>(
@@ -200,13 +238,15 @@ fn judge_reading<'a>(
     context: &ConnectionContext,
     rules: &Rules,
     now: Now,
-    previous: &mut Shape<'a>,
-    times: &mut Times,
-) -> Result<(), Fault<'a>> {
+    walk: &mut Walk<'a, '_>,
+) -> Result<i64, Fault<'a>> {
+    let Walk { seed, previous, times, watch } = walk;
     // Readings of one batch are mostly of one shape: names are judged once for a run of them.
     if !previous.matches(reading) {
         judge_names(reading, context)?;
-        *previous = Shape::of(reading, context);
+        let measurement = reading.measurement.or(context.measurement.as_deref()).unwrap_or("");
+        *previous = Shape::of(reading, measurement, *seed);
+        watch.enter(measurement, reading, previous.hash);
     }
     for &(name, raw) in &reading.fields {
         match record::value(raw) {
@@ -220,11 +260,13 @@ fn judge_reading<'a>(
     }
     let time = record::time_ns(reading.time, context.time_unit, now.ns, index);
     let time = judge_time(time, rules, now)?;
+    watch.judge(reading)?;
     if times.is_repeated(previous.hash, time) {
         let detail = "the same measurement, tags and time came before in this batch";
         return Err(Fault::new(ErrorCode::DuplicatePoint, Some("time"), detail));
     }
-    Ok(())
+    watch.take(index, reading)?;
+    Ok(time)
 }
 
 fn judge_names<'a>(reading: &RawReading<'a>, context: &ConnectionContext) -> Result<(), Fault<'a>> {
@@ -340,11 +382,12 @@ struct Shape<'a> {
 }
 
 impl<'a> Shape<'a> {
-    fn of(reading: &RawReading<'a>, context: &ConnectionContext) -> Self {
-        let measurement = reading.measurement.or(context.measurement.as_deref());
-        let mut hash = xxh3_64(measurement.unwrap_or("").as_bytes());
+    fn of(reading: &RawReading<'a>, measurement: &str, seed: u64) -> Self {
+        // With a seed that no device knows: the hash stands for the series.
+        let of = |text: &str| xxh3_64_with_seed(text.as_bytes(), seed);
+        let mut hash = of(measurement);
         for (name, value) in &reading.tags {
-            let pair = xxh3_64(name.as_bytes()).rotate_left(32) ^ xxh3_64(value.as_bytes());
+            let pair = of(name).rotate_left(32) ^ of(value);
             hash = hash.wrapping_add(pair.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         }
         Self {

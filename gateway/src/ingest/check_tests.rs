@@ -1,6 +1,7 @@
 //! Tables for `check`: what each kind of reading gets, and that it costs nobody else anything.
 
 use super::*;
+use crate::ingest::Guards;
 use crate::record::{Points, Position};
 use proto::{BatchEncoder, RawValue, encode::ColumnTimes};
 
@@ -33,8 +34,13 @@ fn body_of(message: &[u8]) -> Bytes {
     }
 }
 
+/// Holds nothing against anybody.
+fn guard() -> Guard {
+    Guards::unguarded().of(&Identity::new("default", "d1"))
+}
+
 fn check_now(body: Bytes) -> Checked {
-    check(body, &context(), &Rules::default(), NOW).unwrap()
+    check(body, &context(), &mut guard(), &Rules::default(), NOW).unwrap()
 }
 
 #[test]
@@ -178,7 +184,7 @@ fn after_a_jump_of_our_own_clock_the_future_is_not_held_against_the_device() {
         })
     };
     let unsettled = Now { settled: false, ..NOW };
-    let checked = check(future(), &context(), &Rules::default(), unsettled).unwrap();
+    let checked = check(future(), &context(), &mut guard(), &Rules::default(), unsettled).unwrap();
     assert_eq!(checked.retry.map(|(code, _)| code), Some(ErrorCode::ClockJump));
     assert_eq!(check_now(future()).retry, None);
 
@@ -188,7 +194,7 @@ fn after_a_jump_of_our_own_clock_the_future_is_not_held_against_the_device() {
         })
     };
     let rules = Rules { max_age: Some(Duration::from_secs(3600)), ..Rules::default() };
-    let checked = check(past(), &context(), &rules, unsettled).unwrap();
+    let checked = check(past(), &context(), &mut guard(), &rules, unsettled).unwrap();
     assert_eq!(checked.retry.map(|(code, _)| code), Some(ErrorCode::ClockJump), "too old, perhaps");
 }
 
@@ -210,7 +216,7 @@ fn old_readings_are_refused_only_where_an_age_is_set() {
     };
     assert_eq!(check_now(old()).accepted, 3);
     let rules = Rules { max_age: Some(Duration::from_secs(3600)), ..Rules::default() };
-    let checked = check(old(), &context(), &rules, NOW).unwrap();
+    let checked = check(old(), &context(), &mut guard(), &rules, NOW).unwrap();
     assert_eq!(&*checked.refused, [Refusal { index: 1, code: ErrorCode::TimeTooOld }]);
 }
 
@@ -259,7 +265,7 @@ fn an_oversized_map_with_bad_keys_does_not_take_its_neighbours_along() {
         let limits = Limits { fields: 2, tags: 2, ..Limits::default() };
         let rules = Rules { limits, ..Rules::default() };
         // A message that is refused as a whole harms nobody; one that is taken must be readable.
-        if let Ok(checked) = check(body.into(), &context(), &rules, NOW) {
+        if let Ok(checked) = check(body.into(), &context(), &mut guard(), &rules, NOW) {
             assert_eq!(yielded(&checked), Ok(checked.accepted), "{what}");
         }
     }
@@ -299,7 +305,7 @@ fn what_was_taken_is_read_again_however_odd_the_bytes_are() {
                 _ => drop(body.remove(at)),
             }
         }
-        if let Ok(checked) = check(body.clone().into(), &context(), &rules, NOW) {
+        if let Ok(checked) = check(body.clone().into(), &context(), &mut guard(), &rules, NOW) {
             taken += u32::from(checked.accepted > 0);
             assert_eq!(yielded(&checked), Ok(checked.accepted), "seed {seed}, {round}: {body:x?}");
         }

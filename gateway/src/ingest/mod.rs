@@ -8,11 +8,17 @@ pub mod admit;
 pub mod check;
 pub mod checkpoint;
 pub mod committer;
+mod guard;
 pub mod recover;
 mod room;
+mod series;
+mod show;
 
 pub use check::{Checked, ConnectionContext, Now, Rules, check, fault_of_measurement};
 pub use committer::{Committer, CommitterError, CommitterHandle};
+pub use guard::{Guard, Guards, OnConflict};
+pub use series::MaxSeries;
+pub use show::show_readings;
 
 use crate::record::{Identity, Position, Refusal};
 use bytes::Bytes;

@@ -3,9 +3,11 @@
 //! Prefix `gateway_`, base units, `_total` on counters. Labels come from closed sets only
 //! (`code`, `sink`, `reason`, `outcome`, `result`): never a device, never a text from outside.
 
+mod guard;
 mod mqtt;
 mod registry;
 
+pub use guard::{GuardMetrics, StateMetrics};
 pub use mqtt::MqttSinkMetrics;
 pub use registry::{ByCode, Registry};
 

@@ -72,7 +72,7 @@ proptest! {
         let Some(number) = number else { return Ok(()) };
         let again = coerce(number, FieldKind::Text, &mut back).unwrap();
         let Value::Str(again) = again else { panic!("{again:?}") };
-        let [a, b] = [&written, again].map(|text| scaled(text));
+        let [a, b] = [&*written, again].map(scaled);
         prop_assert_eq!(a, b, "{} became {}", written, again);
     }
 

@@ -1,6 +1,7 @@
 //! The task of one connection: the shell around a session. It reads, submits, sends, keeps the
 //! time, and decides nothing.
 
+mod notes;
 mod socket;
 mod submit;
 
@@ -12,11 +13,12 @@ use super::{
 };
 use crate::{
     auth::Verified,
-    ingest::{self, Checked, ConnectionContext, Outcome, StreamId},
+    ingest::{self, Checked, ConnectionContext, Guard, Outcome, StreamId},
     session::{Action, Close, CloseCode, Facts, Now, Peer, Session},
 };
 use bytes::Bytes;
 use futures_util::{Sink, Stream};
+use notes::Notes;
 use proto::{DeviceMessage, ErrorCode, GatewayMessage};
 use socket::{offence, web_socket};
 use std::{
@@ -38,6 +40,8 @@ use tokio_tungstenite::{
 
 /// Outcomes that are handled before an ack goes out.
 const MAX_OUTCOMES_AT_ONCE: usize = 256;
+/// When a batch may come again that brings something new while `state.db` cannot be written.
+const SETTLE_RETRY_MS: u32 = 5_000;
 
 /// A device's connection after the upgrade.
 pub(super) struct Connection {
@@ -46,6 +50,8 @@ pub(super) struct Connection {
     socket: WebSocketStream<Watched>,
     session: Session<Checked>,
     context: ConnectionContext,
+    guard: Guard,
+    notes: Notes,
     outcomes: mpsc::Receiver<Outcome>,
     reply: mpsc::Sender<Outcome>,
     opened: bool,
@@ -99,6 +105,9 @@ impl Connection {
             time_unit: session.agreed().time_unit,
             measurement: None,
         };
+        let guard = shared.context.guards.of(&context.identity);
+        let devices = &shared.context.state.devices;
+        let notes = Notes::new(devices.enter(&context.identity, now.unix_ms));
         let socket = web_socket(Watched::new(stream, shared.clock, &early), early, &shared);
         Box::new(Self {
             shared,
@@ -106,6 +115,8 @@ impl Connection {
             socket,
             session,
             context,
+            guard,
+            notes,
             outcomes,
             reply,
             opened: false,
@@ -119,6 +130,7 @@ impl Connection {
         metrics.connections.increment(1.0);
         let Err(end) = self.serve().await;
         Box::pin(self.forget()).await;
+        self.notes.left(now(&self.shared).unix_ms);
         // No more requests from here on: a newer connection may go ahead.
         self.member.leave();
         match end {
@@ -187,7 +199,9 @@ impl Connection {
                 // What has to wait lives in a future of its own, so that the task stays small.
                 Action::OpenStream(stream) => Box::pin(self.open(stream)).await,
                 Action::Submit { may_skip, body } => {
-                    if let Err(waiting) = self.submit(may_skip, body) {
+                    if body.settle > self.shared.context.state.changes.durable() {
+                        Box::pin(self.submit_when_settled(may_skip, body)).await;
+                    } else if let Err(waiting) = self.submit(may_skip, body) {
                         Box::pin(self.submit_when_there_is_room(waiting)).await;
                     }
                 }
@@ -197,6 +211,7 @@ impl Connection {
                         let waited_us = self.shared.clock.now_us().saturating_sub(received_us);
                         let seconds = Duration::from_micros(waited_us).as_secs_f64();
                         self.shared.context.metrics.ack_seconds.record(seconds);
+                        self.notes.acked(waited_us);
                     }
                     self.send(&GatewayMessage::Ack(ack))?;
                 }
@@ -241,7 +256,8 @@ impl Connection {
                 let now = now(&self.shared);
                 self.session.on_batch_begin(now);
                 let body = bytes.slice_ref(body);
-                match ingest::check(body, &self.context, rules, self.shared.wall.now()) {
+                let wall = self.shared.wall.now();
+                match ingest::check(body, &self.context, &mut self.guard, rules, wall) {
                     Ok(checked) => self.on_checked(now, bytes.len(), checked),
                     Err(error) => self.session.on_malformed(&error),
                 }
@@ -260,6 +276,10 @@ impl Connection {
         if let Some((code, _)) = &checked.refused_whole {
             metrics.refused.add(*code, 1);
         }
+        self.notes.sent(&self.shared.context.state.devices, now.unix_ms, &checked);
+        if checked.retry.is_none() && self.cannot_settle(&checked) {
+            checked.retry = Some((ErrorCode::Overloaded, SETTLE_RETRY_MS));
+        }
         let facts = Facts {
             seq: checked.seq,
             bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
@@ -273,10 +293,12 @@ impl Connection {
 
     fn on_outcomes(&mut self, first: Outcome) {
         let now = now(&self.shared);
+        self.notes.outcome(&first);
         self.session.on_outcome(now, first);
         // One ack for all that wait.
         for _ in 0..MAX_OUTCOMES_AT_ONCE {
             let Ok(outcome) = self.outcomes.try_recv() else { break };
+            self.notes.outcome(&outcome);
             self.session.on_outcome(now, outcome);
         }
         self.session.settle(now);

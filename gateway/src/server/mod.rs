@@ -22,10 +22,11 @@ pub use tls::{ClientCa, Tls, TlsError, TlsOptions};
 
 use crate::{
     auth::Authenticator,
-    ingest::{Request, Rules},
+    ingest::{Guards, Request, Rules},
     metrics::ServerMetrics,
     record::Position,
     session,
+    state::State,
 };
 use clock::{Clock, WallClock};
 use listener::Listener;
@@ -96,6 +97,10 @@ pub struct Context {
     pub budget: Arc<Semaphore>,
     /// What batches are checked by.
     pub rules: Arc<Rules>,
+    /// What readings are held against.
+    pub guards: Arc<Guards>,
+    /// Who was seen, and what was learned.
+    pub state: State,
     /// What an ack means.
     pub ack_mode: AckMode,
     /// Everything up to here may be acknowledged.

@@ -8,7 +8,9 @@ pub mod line_protocol;
 pub mod mqtt;
 pub mod store;
 
-use crate::record::{Dropped, Envelope, EnvelopeError, Ledger, Point, PointId, Points, Position};
+use crate::record::{
+    Dropped, Envelope, EnvelopeError, FieldKind, Ledger, Point, PointId, Points, Position,
+};
 use bytes::Bytes;
 use std::time::Duration;
 use uuid::Uuid;
@@ -80,6 +82,13 @@ pub struct RejectedPoint {
     pub id: PointId,
     /// The destination's words.
     pub reason: String,
+}
+
+/// Learns what a destination says of the fields that it holds.
+pub trait KindWitness: Send + Sync + std::fmt::Debug {
+    /// The destination of this sink holds a field (realm, measurement, name) in this kind. Called
+    /// for each reading that it refused because of that; must be quick and not block.
+    fn holds(&self, sink: &str, field: (&str, &str, &str), kind: FieldKind);
 }
 
 /// Why a write did not (wholly) succeed.

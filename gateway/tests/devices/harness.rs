@@ -4,8 +4,8 @@ use crate::committer::Committer;
 use futures_util::{SinkExt, StreamExt};
 use gateway::{
     auth::{Authenticator, TrustRoot},
-    ingest::Rules,
-    metrics::{Registry as Metrics, ServerMetrics},
+    ingest::{Guards, Rules},
+    metrics::{Registry as Metrics, ServerMetrics, StateMetrics},
     record::Position,
     server::{ClientCa, Config, Context, Registry, Server, Tls, TlsOptions},
 };
@@ -119,10 +119,14 @@ impl Gateway {
         let (stored, ack_position) = watch::channel(Position::ZERO);
         let mut config = Config { listen: "127.0.0.1:0".parse().unwrap(), ..Config::default() };
         change(&mut config);
+        let file = dir.path().join("state.db");
+        let (state, _) = gateway::state::open(&file, 1, StateMetrics::default()).unwrap();
         let server = Server::bind(Context {
             requests,
             budget: budget.clone(),
             rules: Arc::new(Rules::default()),
+            guards: Guards::unguarded(),
+            state,
             ack_mode,
             ack_position,
             auth: auth.clone(),

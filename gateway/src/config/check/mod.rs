@@ -9,7 +9,8 @@ use super::{
     units::{Span, format_duration},
     valid::{
         Admin, Auth, ClientCaRoot, Config, JwtRoot, Limits, Log, LogFormat, Logging,
-        MAX_MESSAGE_BYTES, MAX_READINGS, MAX_WINDOW_BATCHES, Secret, Server, Shutdown, Tls,
+        MAX_MESSAGE_BYTES, MAX_READINGS, MAX_WINDOW_BATCHES, OnConflict, Secret, Server, Shutdown,
+        Tls, Types,
     },
 };
 use std::{
@@ -64,6 +65,7 @@ impl TryFrom<&raw::Raw> for Config {
             auth: auth(&raw.auth)?,
             log: log(&raw.log, &limits)?,
             limits,
+            types: types(&raw.types)?,
             sinks: sinks::sinks(raw)?,
             admin: admin(&raw.admin)?,
             shutdown: shutdown(&raw.shutdown)?,
@@ -256,6 +258,24 @@ fn limits(raw: &raw::Limits) -> Result<Limits, Invalid> {
         )?,
         window_bytes: within_u32("limits.window_bytes", window_bytes, 1024..=1 << 30)?,
         max_age,
+        series_per_device: within(
+            "limits.series_per_device",
+            raw.series_per_device.into(),
+            1..=1_000_000,
+        )? as usize,
+        series: within("limits.series", raw.series.into(), 1..=100_000_000)? as usize,
+    })
+}
+
+fn types(raw: &raw::Types) -> Result<Types, Invalid> {
+    let fields = within("types.fields_per_realm", raw.fields_per_realm.into(), 1..=1_000_000)?;
+    Ok(Types {
+        guard: raw.guard,
+        on_conflict: match raw.on_conflict {
+            raw::OnConflict::Refuse => OnConflict::Refuse,
+            raw::OnConflict::Coerce => OnConflict::Coerce,
+        },
+        fields_per_realm: fields as usize,
     })
 }
 

@@ -5,7 +5,11 @@ use crate::{
     ingest::{Checked, Outcome, Request, StreamId, StreamKey, Submission},
     server::Context,
 };
+use std::time::Duration;
 use tokio::sync::mpsc::error::TrySendError;
+
+/// How long a batch waits until what is new in it is kept.
+const SETTLE_TIME: Duration = Duration::from_secs(10);
 
 impl Connection {
     /// Asks where the stream stands, once no older connection of the device submits any more.
@@ -23,6 +27,24 @@ impl Connection {
         }
         self.opened = true;
         self.request(Request::Open { stream: self.stream_key(), reply: self.reply.clone() }).await;
+    }
+
+    /// True for a batch that brings something new while that cannot be kept: it has to come again.
+    pub(super) fn cannot_settle(&self, checked: &Checked) -> bool {
+        let changes = &self.shared.context.state.changes;
+        checked.settle > changes.durable() && changes.trouble().is_some()
+    }
+
+    /// Submits once what was learned from the batch is kept: the kinds of its fields must be the
+    /// same after a crash. The connection ends if that takes too long.
+    pub(super) async fn submit_when_settled(&mut self, may_skip: bool, checked: Checked) {
+        let changes = self.shared.context.state.changes.clone();
+        if let Err(error) = changes.settled(checked.settle, SETTLE_TIME).await {
+            tracing::error!(device = %self.context.identity, %error, "a connection is given up");
+            self.session.on_outcome(now(&self.shared), Outcome::Failed { seq: checked.seq });
+        } else if let Err(waiting) = self.submit(may_skip, checked) {
+            self.submit_when_there_is_room(waiting).await;
+        }
     }
 
     /// Submits at once if there is room; otherwise says what has to wait for room.

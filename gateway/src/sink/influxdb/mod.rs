@@ -22,10 +22,11 @@
 mod answer;
 mod buckets;
 mod client;
+mod held;
 mod isolate;
 mod window;
 
-use super::{Batch, RejectedPoint, Sink, SinkError, line_protocol::Dialect};
+use super::{Batch, KindWitness, RejectedPoint, Sink, SinkError, line_protocol::Dialect};
 use crate::record::{PointId, Position};
 use answer::Verdict;
 use buckets::Buckets;
@@ -145,6 +146,8 @@ pub struct InfluxDb {
     /// Points of the batch under way that were found to be refused, with the store's words: what
     /// was found is not searched for again after an interruption.
     refused: Mutex<HashMap<PointId, String>>,
+    /// Who listens to what the store says of kinds, and under which name it knows this sink.
+    witness: Option<(String, Arc<dyn KindWitness>)>,
 }
 
 impl InfluxDb {
@@ -165,7 +168,14 @@ impl InfluxDb {
             encoder,
             accepts: AtomicBool::new(false),
             refused: Mutex::default(),
+            witness: None,
         })
+    }
+
+    /// Tells `witness` in which kind the store holds a field, when it says so.
+    pub fn with_witness(mut self, sink: &str, witness: Arc<dyn KindWitness>) -> Self {
+        self.witness = Some((sink.to_owned(), witness));
+        self
     }
 
     /// Encodes the records from `from` on, as many as a window holds.
@@ -248,6 +258,7 @@ impl Sink for InfluxDb {
         if points.is_empty() && unsupported == 0 {
             return Ok(());
         }
+        self.tell_kinds(&batch, &points);
         Err(SinkError::Reject { points, unsupported })
     }
 
