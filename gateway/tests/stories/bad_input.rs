@@ -62,7 +62,8 @@ async fn a_device_cannot_write_as_another() {
 #[tokio::test]
 async fn numbers_are_floats_and_other_types_keep_theirs() {
     let home = Home::new();
-    let gateway = home.start();
+    // One field with three kinds.
+    let gateway = home.start_with("[types]\nguard = false\n");
     let mut device = Device::connect(&home, &gateway, "d").await;
     device.hello_stream(1).await;
     let values = [
