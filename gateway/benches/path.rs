@@ -10,7 +10,7 @@ use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use gateway::{
     ingest::{
-        Checked, ConnectionContext, Now, Rules, StreamId, StreamKey,
+        Checked, ConnectionContext, Guards, Now, Rules, StreamId, StreamKey,
         admit::{Admission, Decision, Seen},
         check,
     },
@@ -71,7 +71,8 @@ fn checked(body: Bytes) -> Checked {
         measurement: Some("environment".into()),
     };
     let now = Now { ns: NOW_MS * 1_000_000, settled: true };
-    let checked = check(body, &context, &Rules::default(), now).unwrap();
+    let mut guard = Guards::unguarded().of(&context.identity);
+    let checked = check(body, &context, &mut guard, &Rules::default(), now).unwrap();
     assert_eq!(checked.accepted, READINGS);
     checked
 }

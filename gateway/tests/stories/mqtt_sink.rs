@@ -300,7 +300,7 @@ async fn a_message_that_the_broker_refuses_is_set_aside_and_others_go_on() {
     let long = "x".repeat(2_000);
     let mut device = Device::connect(&home, &gateway, "readings").await;
     device.hello_stream(2).await;
-    device.send(&one_reading(1, TIME_MS, &[("value", RawValue::Str(&long))])).await;
+    device.send(&one_reading(1, TIME_MS, &[("note", RawValue::Str(&long))])).await;
     device.send(&one_reading(2, TIME_MS + 1, &[("value", RawValue::Float(3.0))])).await;
     device.acked(2).await;
     let (topic, payload) = subscriber.next();
