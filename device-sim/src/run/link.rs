@@ -18,15 +18,16 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{self, http, protocol::WebSocketConfig};
 
-/// A connection of a device.
-pub(super) type Link = WebSocketStream<TlsStream<Pipe>>;
+/// A connection of a device. Boxed: it is passed from hand to hand, and the futures through which
+/// it goes would each keep room for it.
+pub(super) type Link = Box<WebSocketStream<TlsStream<Pipe>>>;
 
 /// Longest time from the first packet to the end of the upgrade.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest message that is taken from the gateway, in bytes; announced in `hello`.
 pub(super) const MAX_RX_BYTES: u32 = 4096;
-/// Read buffer of a link, in bytes.
-const READ_BUFFER_BYTES: usize = 1024;
+/// Read buffer of a link, in bytes: acks have some 30. A larger message takes several reads.
+const READ_BUFFER_BYTES: usize = 256;
 /// Most bytes that may wait in a link for the socket; what is sent at once stays far below.
 const MAX_WRITE_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// Connections from one address of the loopback, which has 28,000 ports by default.
@@ -168,7 +169,7 @@ impl Connector {
             .max_frame_size(Some(MAX_RX_BYTES as usize));
         let upgraded =
             tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await;
-        upgraded.map(|(link, _)| link).map_err(|error| self.upgrade_error(&error))
+        upgraded.map(|(link, _)| Box::new(link)).map_err(|error| self.upgrade_error(&error))
     }
 
     async fn tcp(&self, device: u32) -> Result<TcpStream, LinkError> {
