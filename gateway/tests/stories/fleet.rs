@@ -37,7 +37,7 @@ pub fn start(home: &Home, gateway: &Gateway, arguments: &[&str]) -> Child {
 }
 
 /// Verifies what the fleet left in a store.
-fn verify<S: AsRef<OsStr>>(home: &Home, store: &[S]) -> (i32, Value) {
+pub fn verify<S: AsRef<OsStr>>(home: &Home, store: &[S]) -> (i32, Value) {
     let [_, journal, report] = files(home);
     let mut command = Command::new(sibling("device-sim"));
     command.arg("verify").args(store);

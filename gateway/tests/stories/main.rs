@@ -15,6 +15,7 @@ mod influx_trouble;
 mod influxdb;
 mod log_command;
 mod mqtt_sink;
+mod oracle;
 mod order_and_retry;
 mod rooms;
 mod scenarios;

@@ -2,6 +2,7 @@
 //! around it.
 
 pub mod device;
+pub mod liar;
 pub mod mosquitto;
 pub mod scripted;
 pub mod servers;

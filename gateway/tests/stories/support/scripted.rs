@@ -173,7 +173,8 @@ fn carry_out(mut stream: &TcpStream, answer: Answer) -> bool {
     }
 }
 
-fn request(reader: &mut BufReader<TcpStream>) -> Option<Seen> {
+/// The next request on a connection.
+pub fn request(reader: &mut BufReader<TcpStream>) -> Option<Seen> {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
         if reader.read_line(&mut head).ok()? == 0 {
