@@ -7,6 +7,7 @@
 
 use super::{StreamId, StreamKey};
 use crate::record::{Envelope, Identity, Position, Refusal};
+use foldhash::fast::RandomState;
 use proto::{ErrorCode, limits::MAX_NACK_READINGS};
 use std::{
     collections::{HashMap, VecDeque},
@@ -98,8 +99,8 @@ pub enum Decision {
 /// The table of streams.
 #[derive(Debug, Default)]
 pub struct Admission {
-    streams: HashMap<StreamKey, Stream>,
-    named_of_device: HashMap<Identity, Vec<u64>>,
+    streams: HashMap<StreamKey, Stream, RandomState>,
+    named_of_device: HashMap<Identity, Vec<u64>, RandomState>,
     tick: u64,
     undo: Vec<Undo>,
 }

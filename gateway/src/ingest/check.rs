@@ -2,6 +2,8 @@
 //!
 //! Runs in the connection's task. Pure: the clock comes in as an argument.
 
+mod times;
+
 use super::{
     StreamId,
     guard::{Findings, Guard, Objection, Watch},
@@ -13,7 +15,8 @@ use proto::{
     limits::{MAX_NACK_READINGS, MAX_NAME_BYTES, MAX_STRING_FIELD_BYTES, MAX_TAG_VALUE_BYTES},
     message::{MessageError, RefusedReading},
 };
-use std::{borrow::Cow, collections::HashSet, sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
+use times::Times;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// 2000-01-01T00:00:00Z in nanoseconds since the Unix epoch: a clock that says less was never set.
@@ -185,7 +188,7 @@ fn judge(
     let mut walk = Walk {
         seed,
         previous: Shape::default(),
-        times: Times::default(),
+        times: Times::new(batch.len() as usize),
         watch: guard.watch(batch.len(), now.ns),
     };
     let mut index: u32 = 0;
@@ -243,9 +246,9 @@ fn judge_reading<'a>(
     let Walk { seed, previous, times, watch } = walk;
     // Readings of one batch are mostly of one shape: names are judged once for a run of them.
     if !previous.matches(reading) {
-        judge_names(reading, context)?;
+        judge_names(reading, context, previous)?;
         let measurement = reading.measurement.or(context.measurement.as_deref()).unwrap_or("");
-        *previous = Shape::of(reading, measurement, *seed);
+        previous.become_that_of(reading, measurement, *seed);
         watch.enter(measurement, reading, previous.hash);
     }
     for &(name, raw) in &reading.fields {
@@ -269,8 +272,14 @@ fn judge_reading<'a>(
     Ok(time)
 }
 
-fn judge_names<'a>(reading: &RawReading<'a>, context: &ConnectionContext) -> Result<(), Fault<'a>> {
+/// Names that stand where the shape before has them were judged with it.
+fn judge_names<'a>(
+    reading: &RawReading<'a>,
+    context: &ConnectionContext,
+    previous: &Shape<'a>,
+) -> Result<(), Fault<'a>> {
     match reading.measurement {
+        Some(_) if previous.valid && reading.measurement == previous.measurement => {}
         Some(name) => {
             judge_measurement(name)?;
         }
@@ -281,18 +290,18 @@ fn judge_names<'a>(reading: &RawReading<'a>, context: &ConnectionContext) -> Res
     if reading.fields.is_empty() {
         return Err(Fault::new(ErrorCode::NoFields, None, ""));
     }
+    let same_tags = previous.has_tag_names_of(reading);
     for (i, &(name, value)) in reading.tags.iter().enumerate() {
-        judge_name(name)?;
-        if matches!(name, "device" | "realm" | "time") {
-            return Err(Fault::new(ErrorCode::ReservedName, Some(name), "reserved as a tag"));
-        }
-        if reading.tags[..i].iter().any(|&(other, _)| other == name) {
-            return Err(Fault::new(ErrorCode::DuplicateKey, Some(name), "tag comes twice"));
+        if !same_tags {
+            judge_tag_name(name, &reading.tags[..i])?;
         }
         if value.is_empty() || value.len() > MAX_TAG_VALUE_BYTES || has_control(value) {
             let detail = "1 to 256 bytes without control characters";
             return Err(Fault::new(ErrorCode::BadTagValue, Some(name), detail));
         }
+    }
+    if previous.has_fields_of(reading) {
+        return Ok(());
     }
     for (i, &(name, _)) in reading.fields.iter().enumerate() {
         judge_name(name)?;
@@ -302,6 +311,17 @@ fn judge_names<'a>(reading: &RawReading<'a>, context: &ConnectionContext) -> Res
         if reading.fields[..i].iter().any(|&(other, _)| other == name) {
             return Err(Fault::new(ErrorCode::DuplicateKey, Some(name), "field comes twice"));
         }
+    }
+    Ok(())
+}
+
+fn judge_tag_name<'a>(name: &'a str, before: &[(&str, &str)]) -> Result<(), Fault<'a>> {
+    judge_name(name)?;
+    if matches!(name, "device" | "realm" | "time") {
+        return Err(Fault::new(ErrorCode::ReservedName, Some(name), "reserved as a tag"));
+    }
+    if before.iter().any(|&(other, _)| other == name) {
+        return Err(Fault::new(ErrorCode::DuplicateKey, Some(name), "tag comes twice"));
     }
     Ok(())
 }
@@ -382,7 +402,8 @@ struct Shape<'a> {
 }
 
 impl<'a> Shape<'a> {
-    fn of(reading: &RawReading<'a>, measurement: &str, seed: u64) -> Self {
+    /// Keeps its memory: where a device has many sensors, every reading has another shape.
+    fn become_that_of(&mut self, reading: &RawReading<'a>, measurement: &str, seed: u64) {
         // With a seed that no device knows: the hash stands for the series.
         let of = |text: &str| xxh3_64_with_seed(text.as_bytes(), seed);
         let mut hash = of(measurement);
@@ -390,53 +411,29 @@ impl<'a> Shape<'a> {
             let pair = of(name).rotate_left(32) ^ of(value);
             hash = hash.wrapping_add(pair.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         }
-        Self {
-            valid: true,
-            measurement: reading.measurement,
-            tags: reading.tags.clone(),
-            fields: reading.fields.iter().map(|(name, _)| *name).collect(),
-            hash,
-        }
+        self.valid = true;
+        self.measurement = reading.measurement;
+        self.tags.clone_from(&reading.tags);
+        self.fields.clear();
+        self.fields.extend(reading.fields.iter().map(|(name, _)| *name));
+        self.hash = hash;
     }
 
     fn matches(&self, reading: &RawReading<'a>) -> bool {
         self.valid
             && self.measurement == reading.measurement
-            && self.fields.len() == reading.fields.len()
             && self.tags == reading.tags
+            && self.has_fields_of(reading)
+    }
+
+    fn has_fields_of(&self, reading: &RawReading<'a>) -> bool {
+        self.fields.len() == reading.fields.len()
             && self.fields.iter().zip(&reading.fields).all(|(a, (b, _))| a == b)
     }
-}
 
-/// Finds points that come twice. A single series whose times only grow, which is the rule, costs
-/// one comparison a reading.
-#[derive(Default)]
-struct Times {
-    series: Option<u64>,
-    latest: i64,
-    in_order: Vec<i64>,
-    any_order: Option<HashSet<(u64, i64)>>,
-}
-
-impl Times {
-    fn is_repeated(&mut self, series: u64, time: i64) -> bool {
-        if let Some(seen) = &mut self.any_order {
-            return !seen.insert((series, time));
-        }
-        match self.series {
-            None => self.series = Some(series),
-            Some(only) if only == series && time > self.latest => {}
-            Some(only) => {
-                let mut seen: HashSet<_> =
-                    self.in_order.drain(..).map(|time| (only, time)).collect();
-                let repeated = !seen.insert((series, time));
-                self.any_order = Some(seen);
-                return repeated;
-            }
-        }
-        self.latest = time;
-        self.in_order.push(time);
-        false
+    fn has_tag_names_of(&self, reading: &RawReading<'a>) -> bool {
+        self.tags.len() == reading.tags.len()
+            && self.tags.iter().zip(&reading.tags).all(|((a, _), (b, _))| a == b)
     }
 }
 

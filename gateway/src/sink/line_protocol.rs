@@ -12,8 +12,8 @@
 //! - A tag with an empty value is left out: for these stores it is the same as no tag.
 
 use crate::record::{Point, Value};
+use foldhash::fast::RandomState;
 use std::collections::HashMap;
-use xxhash_rust::xxh3::Xxh3Builder;
 
 /// Most bytes of remembered series; beyond it they are forgotten and made again.
 const SERIES_CACHE_BYTES: usize = 32 << 20;
@@ -39,12 +39,12 @@ impl Dialect {
             })
     }
 
-    fn holds_field(self, name: &str, value: &Value<'_>) -> bool {
+    fn holds_field(self, name: &str, is_text: bool) -> bool {
         if is_plain(name) {
-            return name != "time" && !(self == Self::VictoriaMetrics && is_text(value));
+            return name != "time" && !(self == Self::VictoriaMetrics && is_text);
         }
         // VictoriaMetrics takes a quotation mark in a field's name for the start of a string.
-        let odd = is_text(value) || name.contains('"');
+        let odd = is_text || name.contains('"');
         !(self == Self::VictoriaMetrics && odd) && self.holds_name(name)
     }
 
@@ -83,6 +83,27 @@ fn is_text(value: &Value<'_>) -> bool {
 /// The beginning of a series' lines; `None` cannot be written.
 type Prefix = Option<Box<[u8]>>;
 
+/// The name of a field as it stands in a line.
+#[derive(Debug)]
+struct FieldName {
+    name: Box<str>,
+    /// Escaped, with the equals sign.
+    written: Vec<u8>,
+    holds_number: bool,
+    holds_text: bool,
+}
+
+impl FieldName {
+    fn new(dialect: Dialect, name: &str) -> Self {
+        let mut written = Vec::with_capacity(name.len() + 1);
+        dialect.escape(name, b", =", &mut written);
+        written.push(b'=');
+        let (holds_number, holds_text) =
+            (dialect.holds_field(name, false), dialect.holds_field(name, true));
+        Self { name: name.into(), written, holds_number, holds_text }
+    }
+}
+
 /// What became of a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoded {
@@ -95,31 +116,36 @@ pub enum Encoded {
     Unsupported,
 }
 
-/// Encodes points into lines; remembers the beginnings of lines by series.
+/// Encodes points into lines; remembers the beginnings of lines by series, and the names of fields.
 #[derive(Debug)]
 pub struct LineEncoder {
     dialect: Dialect,
-    /// From what names a series to the beginning of its lines.
-    series: HashMap<Box<[u8]>, Prefix, Xxh3Builder>,
+    /// From what names a series to its place in `prefixes`. Devices choose what is hashed: the
+    /// hasher's seed keeps them from choosing collisions.
+    series: HashMap<Box<[u8]>, usize, RandomState>,
+    prefixes: Vec<Prefix>,
     series_bytes: usize,
     key: Vec<u8>,
-    /// The series before: a device's points come in runs.
+    /// The series before, a device's points come in runs, and its place.
     current_key: Vec<u8>,
-    current: Prefix,
+    current: usize,
+    /// The names of the fields that came last at each place: readings repeat them. As many as the
+    /// longest reading had, which the limits of the protocol bound.
+    fields: Vec<FieldName>,
 }
 
 impl LineEncoder {
     /// An encoder that remembers nothing yet.
     pub fn new(dialect: Dialect) -> Self {
-        // Devices choose what is hashed: the seed keeps them from choosing collisions.
-        let hasher = Xxh3Builder::new().with_seed(fastrand::u64(..));
         Self {
             dialect,
-            series: HashMap::with_hasher(hasher),
+            series: HashMap::default(),
+            prefixes: Vec::new(),
             series_bytes: 0,
             key: Vec::new(),
             current_key: Vec::new(),
-            current: None,
+            current: 0,
+            fields: Vec::new(),
         }
     }
 
@@ -128,25 +154,25 @@ impl LineEncoder {
         self.name_series(point);
         if self.key != self.current_key {
             self.current = match self.series.get(self.key.as_slice()) {
-                Some(known) => known.clone(),
+                Some(&known) => known,
                 None => self.remember(point),
             };
             std::mem::swap(&mut self.key, &mut self.current_key);
         }
-        let Some(prefix) = &self.current else { return Encoded::Unsupported };
+        let Some(prefix) = &self.prefixes[self.current] else { return Encoded::Unsupported };
         let start = out.len();
         out.extend_from_slice(prefix);
         let mut left_out = 0;
         let mut separator = b' ';
-        for (name, value) in point.fields {
-            if !self.dialect.holds_field(name, value) {
+        for (place, (name, value)) in point.fields.iter().enumerate() {
+            let field = field(&mut self.fields, self.dialect, place, name);
+            if !(if is_text(value) { field.holds_text } else { field.holds_number }) {
                 left_out += 1;
                 continue;
             }
             out.push(separator);
             separator = b',';
-            self.dialect.escape(name, b", =", out);
-            out.push(b'=');
+            out.extend_from_slice(&field.written);
             push_value(value, out);
         }
         if separator == b' ' {
@@ -171,17 +197,38 @@ impl LineEncoder {
         }
     }
 
-    fn remember(&mut self, point: &Point<'_>) -> Prefix {
+    fn remember(&mut self, point: &Point<'_>) -> usize {
         let prefix = prefix(self.dialect, point);
         let bytes = self.key.len() + prefix.as_ref().map_or(0, |prefix| prefix.len());
-        self.series_bytes += bytes + size_of::<(Box<[u8]>, Prefix)>();
+        let bytes = bytes + size_of::<(Box<[u8]>, usize, Prefix)>();
+        self.series_bytes += bytes;
         if self.series_bytes > SERIES_CACHE_BYTES {
             self.series.clear();
+            self.prefixes.clear();
             self.series_bytes = bytes;
         }
-        self.series.insert(self.key.as_slice().into(), prefix.clone());
-        prefix
+        let place = self.prefixes.len();
+        self.prefixes.push(prefix);
+        self.series.insert(self.key.as_slice().into(), place);
+        place
     }
+}
+
+/// The name of a field, as it was written last at this place if it is the same.
+#[inline]
+fn field<'a>(
+    known: &'a mut Vec<FieldName>,
+    dialect: Dialect,
+    place: usize,
+    name: &str,
+) -> &'a FieldName {
+    match known.get(place) {
+        Some(field) if *field.name == *name => {}
+        Some(_) => known[place] = FieldName::new(dialect, name),
+        // Fields come in order, so this is the next place.
+        None => known.push(FieldName::new(dialect, name)),
+    }
+    &known[place]
 }
 
 /// Measurement and tags, by name; the gateway's own tags among them.
