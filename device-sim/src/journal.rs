@@ -5,13 +5,13 @@
 //! a killed run leaves a usable journal. Such a journal is not `complete`: devices may have sent
 //! more than it says.
 
-use crate::plan::{Plan, PlanVersion1};
+use crate::plan::{Plan, PlanVersion1, whole_run};
 use anyhow::{Context, Result, bail, ensure};
 use proto::ErrorCode;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Version of the format that this build writes.
 pub const FORMAT: u32 = 2;
@@ -195,7 +195,7 @@ pub struct Journal {
     pub plan: Plan,
     /// False if the run was killed: more may have been sent than the journal says.
     pub complete: bool,
-    path: std::path::PathBuf,
+    paths: Vec<PathBuf>,
 }
 
 impl Journal {
@@ -204,15 +204,16 @@ impl Journal {
     /// # Errors
     /// It cannot be read, is not a journal, is cut off, or was written by a newer version.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut journal = Self { plan: read_header(path)?, complete: false, path: path.into() };
+        let mut journal =
+            Self { plan: read_header(path)?, complete: false, paths: vec![path.into()] };
         let mut devices = 0;
         let mut end = None;
-        for line in journal.lines()? {
+        for line in lines(path)? {
             let line = line?;
             match serde_json::from_str::<Ledger>(&line) {
                 Ok(ledger) => {
                     ensure!(
-                        end.is_none() && ledger.device < journal.plan.devices,
+                        end.is_none() && journal.plan.plays(ledger.device),
                         "{} is damaged: device {}",
                         path.display(),
                         ledger.device
@@ -233,22 +234,39 @@ impl Journal {
         Ok(journal)
     }
 
+    /// Opens the journals of all shards of a run as the one of the whole run; one alone as it is.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open), or they are not all the shards of one run, each once.
+    pub fn open_all(paths: &[PathBuf]) -> Result<Self> {
+        if let [path] = paths {
+            return Self::open(path);
+        }
+        let journals = paths.iter().map(|path| Self::open(path)).collect::<Result<Vec<_>>>()?;
+        let plans: Vec<(&Path, &Plan)> = (paths.iter().map(PathBuf::as_path))
+            .zip(journals.iter().map(|journal| &journal.plan))
+            .collect();
+        let plan = whole_run(&plans).map_err(anyhow::Error::msg)?;
+        let complete = journals.iter().all(|journal| journal.complete);
+        Ok(Self { plan, complete, paths: paths.to_vec() })
+    }
+
     /// Walks the devices, one in memory at a time.
     ///
     /// # Errors
-    /// The file cannot be opened any more.
+    /// A file cannot be opened any more.
     pub fn ledgers(&self) -> Result<impl Iterator<Item = Result<Ledger>> + use<>> {
-        Ok(self
-            .lines()?
+        let files = self.paths.iter().map(|path| lines(path)).collect::<Result<Vec<_>>>()?;
+        Ok((files.into_iter().flatten())
             .filter(|line| line.as_ref().map_or(true, |line| !line.starts_with("{\"end\"")))
             .map(|line| Ok(serde_json::from_str(&line?)?)))
     }
+}
 
-    fn lines(&self) -> Result<impl Iterator<Item = std::io::Result<String>> + use<>> {
-        let file = File::open(&self.path)
-            .with_context(|| format!("cannot read the journal {}", self.path.display()))?;
-        Ok(BufReader::new(file).lines().skip(1))
-    }
+fn lines(path: &Path) -> Result<impl Iterator<Item = std::io::Result<String>> + use<>> {
+    let file =
+        File::open(path).with_context(|| format!("cannot read the journal {}", path.display()))?;
+    Ok(BufReader::new(file).lines().skip(1))
 }
 
 fn read_header(path: &Path) -> Result<Plan> {

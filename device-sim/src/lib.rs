@@ -4,6 +4,7 @@
 //! plan ──► run: schedule → outbox → link (TLS, WebSocket) → gateway
 //!   │        │
 //!   │        └─► journal: what was sent, acknowledged, refused
+//!   │        └─► report; merge: those of several processes as one
 //!   └──► verify: plan + journal → every reading that must be there ⇄ the store
 //! ```
 //!

@@ -144,7 +144,8 @@ async fn a_run_is_followed_by_a_program_and_shown_as_a_page() {
     let out = text(&out.stdout);
     let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let (report, samples) = lines.split_last().unwrap();
-    assert!(samples.len() >= 3, "{out}");
+    // The one that falls on the end of the run may not come any more.
+    assert!(samples.len() >= 2, "{out}");
     let count = |of: &Value, name: &str| of[name].as_u64().unwrap_or_else(|| panic!("{name}"));
     for pair in samples.windows(2) {
         assert!(pair[0]["t_s"].as_f64() < pair[1]["t_s"].as_f64());
@@ -152,7 +153,7 @@ async fn a_run_is_followed_by_a_program_and_shown_as_a_page() {
             assert!(count(&pair[0], name) <= count(&pair[1], name), "{name}");
         }
     }
-    assert_eq!(report["schema"], "device-sim/run/2");
+    assert_eq!(report["schema"], "device-sim/run/3");
     // The report has one more: the end.
     let (last, followed) = report["samples"].as_array().unwrap().split_last().unwrap();
     assert_eq!(followed, samples);

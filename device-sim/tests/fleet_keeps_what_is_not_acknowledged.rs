@@ -213,7 +213,7 @@ async fn another_ca_and_another_name_are_told_apart() {
     ] {
         let report = tokio::time::timeout(Duration::from_secs(15), play(options)).await;
         let report = report.unwrap().unwrap();
-        assert!(kind.iter().any(|kind| report.errors.contains_key(kind)), "{:?}", report.errors);
+        assert!(kind.iter().any(|kind| report.errors.contains_key(*kind)), "{:?}", report.errors);
         let problem = report.problem.unwrap();
         assert!(problem.contains(word), "{problem}");
     }

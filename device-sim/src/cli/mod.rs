@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 all as promised, 1 not, 2 wrong usage.
 
+mod merge;
 mod run;
 
 use crate::expect::Expectation;
@@ -26,6 +27,8 @@ pub struct Cli {
 enum Command {
     /// Connects devices, streams their readings, reports what was acknowledged.
     Run(Box<run::RunArgs>),
+    /// Makes one report of those of all shards of a run.
+    Merge(merge::MergeArgs),
     /// Recomputes every reading of a run and compares it with what the store holds.
     Verify(Box<VerifyArgs>),
 }
@@ -57,9 +60,9 @@ struct VerifyArgs {
     /// Certificate of the CA that vouches for the store (PEM) [default: those of the system].
     #[arg(long, value_name = "FILE", conflicts_with = "store")]
     ca: Option<PathBuf>,
-    /// The journal that `run` wrote.
-    #[arg(long, value_name = "FILE")]
-    journal: PathBuf,
+    /// The journal that `run` wrote; of a run in shards the journals of all of them, or of one.
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    journal: Vec<PathBuf>,
     /// Where the report goes (JSON).
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -130,12 +133,13 @@ impl From<anyhow::Error> for CommandError {
 pub fn execute(cli: Cli) -> Result<bool, CommandError> {
     match cli.command {
         Command::Run(args) => run::execute(*args),
+        Command::Merge(args) => merge::execute(&args),
         Command::Verify(args) => Ok(execute_verify(&args)?),
     }
 }
 
 fn execute_verify(args: &VerifyArgs) -> Result<bool> {
-    let journal = Journal::open(&args.journal)?;
+    let journal = Journal::open_all(&args.journal)?;
     let mut store = open_store(args, &journal.plan)?;
     let report = verify::verify(&mut *store, &journal, args.settle)?;
     if let Some(path) = &args.report {

@@ -2,13 +2,18 @@
 
 use super::{CommandError, judge, write_file, write_json};
 use crate::expect::Expectation;
-use crate::plan::{Mode, Plan};
+use crate::plan::{Mode, Plan, Shard};
+use crate::profile::mix;
 use crate::run::{self, Credentials, Outcome, Report, Show};
 use crate::scenario::{Pace, Playable, RawFault, RawPhase, Scenario, fleet};
 use crate::units::Span;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Longest wait for `--start`.
+const MAX_WAIT: Duration = Duration::from_secs(86_400);
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
@@ -67,6 +72,13 @@ pub(super) struct RunArgs {
     /// Devices that connect so often, send what they have and leave.
     #[arg(long)]
     connect_every: Option<Span>,
+    /// The part of the fleet that this process plays, such as 2/8: several processes or hosts share
+    /// a run, all with the same arguments but for this one. `merge` makes one report of theirs.
+    #[arg(long, value_name = "NUMBER/OF", requires = "start")]
+    shard: Option<Shard>,
+    /// When the schedule begins, such as 2030-01-02T03:04:05Z, at most a day ahead [default: now].
+    #[arg(long, value_name = "TIME")]
+    start: Option<String>,
     /// Seed of all values; the same seed gives the same ones.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -160,7 +172,11 @@ pub(super) fn execute(args: RunArgs) -> Result<bool, CommandError> {
 
 /// Whether the run was as it should be, with sentences for a person: on standard error where
 /// standard output belongs to a program.
-fn judged(report: &Report, of_the_run: &[Expectation], to_program: bool) -> Result<bool> {
+pub(super) fn judged(
+    report: &Report,
+    of_the_run: &[Expectation],
+    to_program: bool,
+) -> Result<bool> {
     let say = |sentence: &str| {
         if to_program {
             eprintln!("{sentence}");
@@ -182,6 +198,18 @@ fn judged(report: &Report, of_the_run: &[Expectation], to_program: bool) -> Resu
         (_, problem) => eprintln!("device-sim: {}", problem.as_deref().unwrap_or("failed")),
     }
     Ok(report.problem.is_none())
+}
+
+/// The moment at which a run begins, in nanoseconds since the Unix epoch.
+fn start_ns(text: &str) -> Result<i64> {
+    let start = humantime::parse_rfc3339(text)
+        .with_context(|| format!("--start {text:?} is not a time such as 2030-01-02T03:04:05Z"))?;
+    let left = start.duration_since(SystemTime::now());
+    ensure!(
+        left.is_ok_and(|left| left <= MAX_WAIT),
+        "--start {text} must lie ahead, so that every shard can begin with it, and by a day at most"
+    );
+    Ok(i64::try_from(start.duration_since(UNIX_EPOCH)?.as_nanos())?)
 }
 
 /// The scenario with what the flags change in it.
@@ -216,8 +244,12 @@ fn playable(args: &RunArgs) -> Result<Playable> {
         None => Pace { scale: args.scale.unwrap_or(1.0), speed: args.speed.unwrap_or(1.0) },
     };
     let mut playable = scenario.prepare(pace, folder)?;
+    let base_ns = args.start.as_deref().map(start_ns).transpose()?;
     playable.plan = Plan {
-        run: fastrand::u64(..),
+        // Shards know of each other by nothing but their arguments.
+        run: base_ns.map_or_else(|| fastrand::u64(..), |ns| mix(&[ns.unsigned_abs(), 9])),
+        base_ns: base_ns.unwrap_or(0),
+        shard: args.shard,
         seed: args.seed,
         prefix: args.prefix.clone(),
         stream: args.stream,

@@ -16,6 +16,12 @@ impl Plan {
         if !(1..=MAX_DURATION_NS).contains(&self.duration_ns) || self.ramp_ns > MAX_DURATION_NS {
             return Err("--duration and --ramp must be at most a year".to_owned());
         }
+        if let Some(shard) = self.shard
+            && (!shard.is_valid() || self.own_count() == 0)
+        {
+            let devices = self.devices;
+            return Err(format!("--shard {shard} has no device: there are {devices}"));
+        }
         self.check_load()?;
         if !(1..=MAX_SEQ / 2).contains(&self.start_seq)
             || self.stream.is_some_and(|stream| !(1..=MAX_SEQ).contains(&stream))

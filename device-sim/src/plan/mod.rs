@@ -8,6 +8,7 @@ mod fault;
 mod kind;
 mod link;
 mod load;
+mod shard;
 mod spoil;
 mod version_1;
 
@@ -15,6 +16,7 @@ pub use fault::{Fault, MAX_FAULTS, Trouble};
 pub use kind::{DeadZones, Kind, Mode};
 pub use link::Absence;
 pub use load::Phase;
+pub use shard::{MAX_SHARDS, Shard, whole_run};
 pub use spoil::Spoil;
 pub use version_1::PlanVersion1;
 
@@ -69,6 +71,9 @@ pub struct Plan {
     /// What the store must show, for `verify`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expect: Vec<String>,
+    /// The part of the devices that one process plays; absent: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Shard>,
 }
 
 /// Which clock a batch was taken by.

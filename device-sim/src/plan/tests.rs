@@ -18,6 +18,7 @@ pub(crate) fn plan() -> Plan {
         load: vec![],
         faults: vec![],
         expect: vec![],
+        shard: None,
     }
 }
 

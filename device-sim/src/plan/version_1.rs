@@ -38,6 +38,7 @@ impl From<PlanVersion1> for Plan {
             load: vec![],
             faults: vec![],
             expect: vec![],
+            shard: None,
         }
     }
 }

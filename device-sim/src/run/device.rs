@@ -8,7 +8,6 @@ use super::fleet::{Fleet, Sender};
 use super::link::{Link, LinkError};
 use super::outbox::Outbox;
 use super::session::{self, Ended};
-use super::tally::lock;
 use super::trouble::Troubles;
 use std::sync::Arc;
 use std::time::Duration;
@@ -228,7 +227,7 @@ impl Device {
             fleet.tally.scheduled.add(readings);
             if self.outbox.offer(self.tick).is_none() {
                 fleet.tally.shed.add(readings);
-                lock(&fleet.ledgers[index as usize]).shed_before(self.outbox.end());
+                fleet.ledger(index).shed_before(self.outbox.end());
             }
             self.tick += 1;
         }

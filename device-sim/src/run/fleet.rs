@@ -2,7 +2,7 @@
 
 use super::credentials::Credentials;
 use super::link::Connector;
-use super::tally::Tally;
+use super::tally::{Tally, lock};
 use crate::journal::Ledger;
 use crate::plan::{Mode, Plan, Spoil};
 use crate::profile::Fields;
@@ -10,7 +10,7 @@ use proto::BatchEncoder;
 use proto::encode::ColumnTimes;
 use serde_json::json;
 use std::cell::RefCell;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,7 @@ pub(super) struct Fleet {
     pub(super) credentials: Credentials,
     /// What is counted.
     pub(super) tally: Tally,
-    /// What is known of each device, by index.
+    /// What is known of each device that this process plays, in their order.
     pub(super) ledgers: Vec<Mutex<Ledger>>,
     /// Start of the schedule.
     pub(super) start: Instant,
@@ -36,6 +36,11 @@ pub(super) struct Fleet {
 }
 
 impl Fleet {
+    /// What is known of a device.
+    pub(super) fn ledger(&self, device: u32) -> MutexGuard<'_, Ledger> {
+        lock(&self.ledgers[self.plan.place_of(device)])
+    }
+
     /// When a batch is due.
     pub(super) fn due(&self, device: u32, tick: u32) -> Instant {
         self.at(self.plan.due_ns(device, tick))

@@ -5,6 +5,7 @@
 
 use super::pipe::Pipe;
 use super::tickets::TicketPool;
+use crate::plan::Plan;
 use anyhow::{Context, Result, bail, ensure};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{CertificateError, ClientConfig, RootCertStore, client::Resumption};
@@ -91,9 +92,11 @@ impl Connector {
     pub(super) async fn new(
         url: &str,
         ca: &Path,
-        devices: u32,
+        plan: &Plan,
         sources: Option<u32>,
     ) -> Result<Self> {
+        // Shards on one machine share its ports: so many addresses as the whole fleet needs.
+        let devices = plan.devices;
         let uri: http::Uri = url.parse().with_context(|| format!("{url:?} is not a URL"))?;
         ensure!(
             uri.scheme_str() == Some("wss"),
@@ -133,7 +136,7 @@ impl Connector {
             preferred: AtomicUsize::new(0),
             sources,
             name,
-            tls: TlsConnector::from(Arc::new(tls_config(ca, devices)?)),
+            tls: TlsConnector::from(Arc::new(tls_config(ca, plan.own_count())?)),
         })
     }
 

@@ -9,7 +9,9 @@ mod descriptors;
 mod device;
 mod fleet;
 mod html;
+mod latency;
 mod link;
+mod merge;
 mod outbox;
 mod pipe;
 mod progress;
@@ -22,8 +24,10 @@ mod trouble;
 
 pub use credentials::Credentials;
 pub use html::page;
+pub use latency::{Distribution, Latency};
+pub use merge::merge;
 pub use progress::Show;
-pub use report::{Latency, Outcome, Report, Settings};
+pub use report::{Outcome, Report, Settings};
 pub use series::Sample;
 pub use tally::Errors;
 
@@ -60,7 +64,7 @@ pub struct Options {
     pub ca: PathBuf,
     /// How devices prove who they are.
     pub credentials: Credentials,
-    /// What is sent. `base_ns` is set when the run starts.
+    /// What is sent. A `base_ns` of 0 is set when the run starts; another is waited for.
     pub plan: Plan,
     /// Longest wait for acks after the schedule.
     pub drain_timeout: Duration,
@@ -77,10 +81,10 @@ pub struct Options {
 /// # Errors
 /// It cannot begin (files, names, limits), or the journal cannot be written.
 pub async fn play(options: Options) -> Result<Report> {
-    descriptors::allow(options.plan.devices, options.plan.forgets_links())?;
+    descriptors::allow(options.plan.own_count(), options.plan.forgets_links())?;
     let (fleet, settings, files) = prepare(options).await?;
     let mut devices = JoinSet::new();
-    for index in 0..fleet.plan.devices {
+    for index in fleet.plan.own_devices() {
         devices.spawn(device::run(Arc::clone(&fleet), index));
     }
     let series = Series::new();
@@ -124,20 +128,19 @@ struct Files {
 
 async fn prepare(options: Options) -> Result<(Arc<Fleet>, Settings, Files)> {
     let Options { url, ca, credentials, mut plan, drain_timeout, .. } = options;
-    let connector = Connector::new(&url, &ca, plan.devices, options.source_addresses).await?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    plan.base_ns = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
+    let connector = Connector::new(&url, &ca, &plan, options.source_addresses).await?;
     plan.check().map_err(anyhow::Error::msg)?;
+    let start = begin(&mut plan).await;
     let settings =
         Settings { url, plan: plan.clone(), drain_timeout_s: drain_timeout.as_secs_f64() };
-    let ledgers = (0..plan.devices).map(|device| Mutex::new(Ledger::new(&plan, device))).collect();
+    let ledgers = plan.own_devices().map(|device| Mutex::new(Ledger::new(&plan, device))).collect();
     let fleet = Fleet {
         plan,
         connector,
         credentials,
         tally: Tally::default(),
         ledgers,
-        start: Instant::now(),
+        start,
         stop: CancellationToken::new(),
         abort: CancellationToken::new(),
     };
@@ -145,6 +148,29 @@ async fn prepare(options: Options) -> Result<(Arc<Fleet>, Settings, Files)> {
         options.journal.map(|path| Arc::new(JournalFile { path, complete: Mutex::new(false) }));
     let files = Files { journal, show: options.show, drain_timeout };
     Ok((Arc::new(fleet), settings, files))
+}
+
+/// The start of the schedule, by both clocks: now, or the moment that the plan names.
+async fn begin(plan: &mut Plan) -> Instant {
+    let now = || {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+    };
+    if plan.base_ns == 0 {
+        plan.base_ns = now();
+        return Instant::now();
+    }
+    loop {
+        match u64::try_from(plan.base_ns - now()) {
+            // In pieces: the clock may be set meanwhile.
+            Ok(left) if left > 0 => sleep(Duration::from_nanos(left).min(LOOK_EVERY)).await,
+            _ => {
+                let late = u64::try_from(now() - plan.base_ns).unwrap_or(0);
+                let started = Instant::now();
+                return started.checked_sub(Duration::from_nanos(late)).unwrap_or(started);
+            }
+        }
+    }
 }
 
 /// Waits for the devices, for a signal, for the end of the draining, or until it is clear that no
@@ -210,7 +236,7 @@ async fn hopeless(fleet: &Fleet) {
             let counts = errors.iter().filter(|(kind, _)| !permanent || link::is_permanent(kind));
             counts.map(|(_, errors)| errors.count).sum()
         };
-        let needed = GIVE_UP_FAILURES.min(u64::from(fleet.plan.devices));
+        let needed = GIVE_UP_FAILURES.min(u64::from(fleet.plan.own_count()));
         if failures(true) >= needed
             || (failures(false) > 0 && fleet.start.elapsed() >= GIVE_UP_AFTER)
         {

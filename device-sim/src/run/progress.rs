@@ -118,7 +118,7 @@ fn view(fleet: &Fleet, per_s: f64, newest: &Sample) -> String {
     let mut view = format!(
         "  connected     {} of {}, {} reconnects\n",
         tally.connected.get(),
-        fleet.plan.devices,
+        fleet.plan.own_count(),
         tally.reconnects.get()
     );
     let acked = tally.acked.get();
@@ -157,13 +157,13 @@ fn given_up(fleet: &Fleet) -> u64 {
 }
 
 /// The largest counts by name, and the sum of the others.
-fn most<'a>(counts: impl Iterator<Item = (&'a str, u64)>) -> String {
+fn most(counts: impl Iterator<Item = (String, u64)>) -> String {
     let mut counts: Vec<_> = counts.collect();
     counts.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
     let rest: u64 = counts.iter().skip(NAMED).map(|(_, count)| count).sum();
     counts.truncate(NAMED);
     if rest > 0 {
-        counts.push(("others", rest));
+        counts.push(("others".to_owned(), rest));
     }
     counts.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
 }
@@ -174,8 +174,11 @@ mod tests {
 
     #[test]
     fn the_largest_counts_come_first() {
+        let named = |counts: &[(&str, u64)]| {
+            most(counts.iter().map(|&(name, count)| (name.to_owned(), count)))
+        };
         let counts = [("a", 1), ("b", 5), ("c", 2), ("d", 3), ("e", 4), ("f", 1)];
-        assert_eq!(most(counts.into_iter()), "b 5, e 4, d 3, c 2, others 2");
-        assert_eq!(most([("a", 1)].into_iter()), "a 1");
+        assert_eq!(named(&counts), "b 5, e 4, d 3, c 2, others 2");
+        assert_eq!(named(&[("a", 1)]), "a 1");
     }
 }

@@ -1,40 +1,43 @@
 //! What a run shows at its end: the JSON report and the table.
 
+use super::latency::{Distribution, Latency};
 use super::series::Sample;
 use super::tally::{Errors, Tally};
 use crate::plan::Plan;
-use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
-/// Version of the report's layout.
-const SCHEMA: &str = "device-sim/run/2";
+/// Version of the report's layout: 2 had no distributions, and could not be merged.
+pub(super) const SCHEMA: &str = "device-sim/run/3";
 
 /// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// The whole schedule was played.
     Completed,
     /// A signal ended the schedule early.
     Interrupted,
-    /// No device ever connected.
+    /// No device ever connected; of several shards: none of one of them.
     Failed,
 }
 
 /// The report of a run; counts are readings unless the name says otherwise.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// `device-sim/run/2`.
-    pub schema: &'static str,
+    /// `device-sim/run/3`.
+    pub schema: String,
     /// Version of this tool.
-    pub version: &'static str,
+    pub version: String,
     /// How the run ended.
     pub outcome: Outcome,
     /// Why it is not as it should be; absent if everything due was sent and answered.
     pub problem: Option<String>,
+    /// Of how many shards this was merged; absent in the report of one process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shards: Option<u32>,
     /// What the run was asked for.
     pub settings: Settings,
     /// From the start of the schedule to the end of the last device, in seconds.
@@ -54,7 +57,7 @@ pub struct Report {
     /// Those of `refused` for which the plan has no reason.
     pub refused_unplanned: u64,
     /// Refused for good, by code, as far as the gateway said it.
-    pub refused_by_code: BTreeMap<&'static str, u64>,
+    pub refused_by_code: BTreeMap<String, u64>,
     /// Sent, and neither acknowledged nor refused at the end.
     pub unacknowledged: u64,
     /// Due and never sent.
@@ -64,7 +67,7 @@ pub struct Report {
     /// Those of `not_sent` that the device lost, as the plan wants it.
     pub dropped: u64,
     /// How often each fault of the plan has come about.
-    pub faults: BTreeMap<&'static str, u64>,
+    pub faults: BTreeMap<String, u64>,
     /// Connections that got as far as `welcome`.
     pub connections: u64,
     /// Those that were not the first of their device.
@@ -72,17 +75,21 @@ pub struct Report {
     /// Times that the gateway put a batch off.
     pub retries: u64,
     /// What went wrong with connections, by kind.
-    pub errors: BTreeMap<&'static str, Errors>,
+    pub errors: BTreeMap<String, Errors>,
     /// From the time at which a batch was due to its ack; no batch waits unseen.
     pub ack_latency_ms: Latency,
     /// From the time at which a batch was due to the simulator taking it up: its own lateness.
     pub schedule_lag_ms: Latency,
+    /// The same, whole: how many batches had each latency, by microseconds.
+    pub ack_latency_us: Distribution,
+    /// The same, whole.
+    pub schedule_lag_us: Distribution,
     /// How the run went over time.
     pub samples: Vec<Sample>,
 }
 
 /// What the run was asked for.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// The gateway.
     pub url: String,
@@ -91,39 +98,6 @@ pub struct Settings {
     pub plan: Plan,
     /// Longest wait for acks after the schedule, in seconds.
     pub drain_timeout_s: f64,
-}
-
-/// A distribution, in milliseconds; null where nothing was measured.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Latency {
-    /// Half of all are at most this.
-    pub p50: Option<f64>,
-    /// 90 %.
-    pub p90: Option<f64>,
-    /// 99 %.
-    pub p99: Option<f64>,
-    /// 99.9 %.
-    pub p999: Option<f64>,
-    /// The largest.
-    pub max: Option<f64>,
-    /// How many were measured: batches.
-    pub count: u64,
-}
-
-impl From<&Histogram<u64>> for Latency {
-    fn from(histogram: &Histogram<u64>) -> Self {
-        #[expect(clippy::cast_precision_loss, reason = "microseconds of at most an hour")]
-        let ms = |microseconds: u64| (!histogram.is_empty()).then(|| microseconds as f64 / 1e3);
-        let at = |quantile| ms(histogram.value_at_quantile(quantile));
-        Self {
-            p50: at(0.5),
-            p90: at(0.9),
-            p99: at(0.99),
-            p999: at(0.999),
-            max: ms(histogram.max()),
-            count: histogram.len(),
-        }
-    }
 }
 
 impl Report {
@@ -138,11 +112,13 @@ impl Report {
         let (scheduled, sent) = (tally.scheduled.get(), tally.sent.get());
         let (planned, unplanned) = (tally.refused_planned.get(), tally.refused_unplanned.get());
         let (acked, refused) = (tally.acked.get(), planned + unplanned);
+        let (ack_latencies, schedule_lags) = (tally.ack_latencies(), tally.schedule_lags());
         let mut report = Self {
-            schema: SCHEMA,
-            version: crate::VERSION,
+            schema: SCHEMA.to_owned(),
+            version: crate::VERSION.to_owned(),
             outcome,
             problem: None,
+            shards: None,
             settings,
             duration_s: took.as_secs_f64(),
             scheduled,
@@ -162,18 +138,21 @@ impl Report {
             reconnects: tally.reconnects.get(),
             retries: tally.retries.get(),
             errors: tally.errors(),
-            ack_latency_ms: (&tally.ack_latencies()).into(),
-            schedule_lag_ms: (&tally.schedule_lags()).into(),
+            ack_latency_ms: (&ack_latencies).into(),
+            schedule_lag_ms: (&schedule_lags).into(),
+            ack_latency_us: (&ack_latencies).into(),
+            schedule_lag_us: (&schedule_lags).into(),
             samples,
         };
         report.problem = report.find_problem();
         report
     }
 
-    fn find_problem(&self) -> Option<String> {
+    pub(super) fn find_problem(&self) -> Option<String> {
         let mut parts = Vec::new();
         if self.outcome == Outcome::Failed {
-            parts.push("no device ever connected".to_owned());
+            let of = if self.shards.is_some() { " of a shard" } else { "" };
+            parts.push(format!("no device{of} ever connected"));
         } else if self.scheduled == 0 {
             parts.push("nothing was due: the run is too short for its --interval".to_owned());
         }
@@ -211,7 +190,14 @@ impl Report {
             #[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
             _ => format!("{part}  ({:.2} %)", part as f64 * 100.0 / whole as f64),
         };
-        row("devices", self.settings.plan.devices.to_string());
+        let plan = &self.settings.plan;
+        row("devices", plan.own_count().to_string());
+        if let Some(shard) = plan.shard {
+            row("shard", format!("{shard} of {} devices", plan.devices));
+        }
+        if let Some(shards) = self.shards {
+            row("shards", shards.to_string());
+        }
         row("readings due", self.scheduled.to_string());
         row("  sent", share(self.sent, self.scheduled));
         row("  acknowledged", share(self.acked, self.sent));
@@ -219,7 +205,7 @@ impl Report {
         for (code, count) in &self.refused_by_code {
             row(&format!("    {code}"), count.to_string());
         }
-        if !self.settings.plan.faults.is_empty() {
+        if !plan.faults.is_empty() {
             row("    foreseen", self.refused_planned.to_string());
         }
         row("  not acknowledged", self.unacknowledged.to_string());
@@ -236,20 +222,5 @@ impl Report {
         row("schedule lag, ms", self.schedule_lag_ms.to_string());
         row("took, s", format!("{:.1}", self.duration_s));
         out
-    }
-}
-
-impl std::fmt::Display for Latency {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { p50, p90, p99, p999, max, .. } = self;
-        for (name, value) in
-            [("p50", p50), ("p90", p90), ("p99", p99), ("p99.9", p999), ("max", max)]
-        {
-            match value {
-                Some(value) => write!(f, "{name} {value:.1}  ")?,
-                None => write!(f, "{name} –  ")?,
-            }
-        }
-        Ok(())
     }
 }

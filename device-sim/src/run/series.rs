@@ -1,9 +1,10 @@
 //! How a run went over time: a sample every second, every few seconds in a long run.
 
 use super::fleet::Fleet;
-use super::report::Latency;
+use super::latency::{Distribution, Latency};
 use super::tally::lock;
-use serde::Serialize;
+use crate::plan::Plan;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,7 +18,7 @@ const MAX_SAMPLES_IN_ALL: usize = 1_200;
 
 /// What was known at one moment. Counts are readings since the start unless the name says
 /// otherwise.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     /// Seconds since the start.
     pub t_s: f64,
@@ -32,13 +33,16 @@ pub struct Sample {
     /// Refused for good.
     pub refused: u64,
     /// Refused for good, by code, as far as the gateway said it.
-    pub refused_by_code: BTreeMap<&'static str, u64>,
+    pub refused_by_code: BTreeMap<String, u64>,
     /// Due and never to be sent: the outbox was full, or the plan wants it so.
     pub given_up: u64,
     /// Connections that were not the first of their device.
     pub reconnects: u64,
     /// From the time at which a batch was due to its ack, of the acks since the sample before.
     pub ack_latency_ms: Latency,
+    /// The same, whole, in the report of a shard: so the shards can be merged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ack_latency_us: Option<Distribution>,
 }
 
 impl Sample {
@@ -91,7 +95,7 @@ impl Series {
 
 /// Takes samples until it is dropped. Cancel safe.
 pub(super) async fn watch(fleet: Arc<Fleet>, series: &Series) {
-    let every = interval(Duration::from_nanos(fleet.plan.duration_ns));
+    let every = interval(&fleet.plan);
     let mut next = fleet.start;
     loop {
         next += every;
@@ -103,12 +107,14 @@ pub(super) async fn watch(fleet: Arc<Fleet>, series: &Series) {
 }
 
 /// From one sample to the next: whole seconds.
-fn interval(duration: Duration) -> Duration {
+pub(super) fn interval(plan: &Plan) -> Duration {
+    let duration = Duration::from_nanos(plan.duration_ns);
     Duration::from_secs(duration.as_secs().div_ceil(MAX_SAMPLES).max(1))
 }
 
 fn sample(fleet: &Fleet) -> Sample {
     let tally = &fleet.tally;
+    let recent = tally.take_recent_ack_latencies();
     Sample {
         t_s: fleet.start.elapsed().as_secs_f64(),
         connected: tally.connected.get(),
@@ -119,18 +125,21 @@ fn sample(fleet: &Fleet) -> Sample {
         refused_by_code: tally.refused_by_code(),
         given_up: tally.shed.get() + tally.dropped.get(),
         reconnects: tally.reconnects.get(),
-        ack_latency_ms: (&tally.take_recent_ack_latencies()).into(),
+        ack_latency_ms: (&recent).into(),
+        ack_latency_us: fleet.plan.shard.map(|_| (&recent).into()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::tests::plan;
 
     #[test]
     fn a_long_run_is_sampled_less_often() {
         for (seconds, every) in [(0, 1), (20, 1), (600, 1), (601, 2), (86_400, 144)] {
-            assert_eq!(interval(Duration::from_secs(seconds)), Duration::from_secs(every));
+            let plan = Plan { duration_ns: seconds * 1_000_000_000, ..plan() };
+            assert_eq!(interval(&plan), Duration::from_secs(every));
         }
     }
 

@@ -110,8 +110,9 @@ impl Tally {
     }
 
     /// Refused readings by code.
-    pub(super) fn refused_by_code(&self) -> BTreeMap<&'static str, u64> {
-        lock(&self.refused).iter().map(|(code, count)| (code.as_str(), *count)).collect()
+    pub(super) fn refused_by_code(&self) -> BTreeMap<String, u64> {
+        let refused = lock(&self.refused);
+        refused.iter().map(|(code, count)| (code.as_str().to_owned(), *count)).collect()
     }
 
     /// A fault of the plan has come about.
@@ -120,8 +121,9 @@ impl Tally {
     }
 
     /// Faults that have come about, by kind.
-    pub(super) fn faults(&self) -> BTreeMap<&'static str, u64> {
-        lock(&self.faults).clone()
+    pub(super) fn faults(&self) -> BTreeMap<String, u64> {
+        let faults = lock(&self.faults);
+        faults.iter().map(|(&name, count)| (name.to_owned(), *count)).collect()
     }
 
     /// Something went wrong with a connection.
@@ -132,8 +134,9 @@ impl Tally {
     }
 
     /// Errors by kind.
-    pub(super) fn errors(&self) -> BTreeMap<&'static str, Errors> {
-        lock(&self.errors).clone()
+    pub(super) fn errors(&self) -> BTreeMap<String, Errors> {
+        let errors = lock(&self.errors);
+        errors.iter().map(|(&kind, errors)| (kind.to_owned(), errors.clone())).collect()
     }
 
     /// A batch was acknowledged so long after the time at which it was due.
@@ -212,7 +215,7 @@ pub(super) fn histogram() -> Histogram<u64> {
 }
 
 /// A distribution of a moment: values are told apart to a hundredth.
-fn recent() -> Histogram<u64> {
+pub(super) fn recent() -> Histogram<u64> {
     Histogram::new_with_bounds(1, MAX_LATENCY_US, 2).expect("bounds are valid")
 }
 

@@ -147,6 +147,7 @@ impl Scenario {
             load: self.load.iter().map(|phase| phase.prepare(pace)).collect::<Result<_>>()?,
             faults: faults.collect::<Result<Vec<Fault>>>()?,
             expect: of_the_store,
+            shard: None,
         };
         let drain_timeout = Duration::from_nanos(self.drain_timeout.map_or(30 * S, |span| span.0));
         Ok(Playable { plan, drain_timeout, of_the_run })

@@ -173,6 +173,7 @@ pub fn plan(devices: u32, seconds: u64) -> Plan {
         load: vec![],
         faults: vec![],
         expect: vec![],
+        shard: None,
     }
 }
 

@@ -20,6 +20,7 @@ mod order_and_retry;
 mod rooms;
 mod scenarios;
 mod series;
+mod shards;
 mod shutdown_drains;
 mod sinks_come_and_go;
 mod slow_store;

@@ -3,7 +3,8 @@
 
 mod plot;
 
-use super::report::{Latency, Report};
+use super::latency::Latency;
+use super::report::Report;
 use super::series::{Sample, per_second};
 use plot::{Line, Plot};
 use std::fmt::Write;
@@ -42,11 +43,11 @@ pub fn page(report: &Report) -> String {
          <meta name=\"viewport\" content=\"width=device-width\">\n\
          <title>device-sim: {} devices</title>\n<style>\n{STYLE}</style>\n\
          <h1>{} devices, {:.0} s</h1>\n<p>{} · device-sim {}</p>\n",
-        plan.devices,
-        grouped(u64::from(plan.devices)),
+        plan.own_count(),
+        grouped(u64::from(plan.own_count())),
         report.duration_s,
         escape(&report.settings.url),
-        escape(report.version),
+        escape(&report.version),
     );
     match &report.problem {
         None => page.push_str("<p class=\"good\">Everything due was sent and answered.</p>\n"),
@@ -172,8 +173,10 @@ fn plots(samples: &[Sample]) -> Vec<Plot<'_>> {
             vec![line("waiting", level(Sample::waiting))],
         ),
     ];
-    let codes: std::collections::BTreeSet<&str> =
-        samples.iter().flat_map(|sample| sample.refused_by_code.keys().copied()).collect();
+    let codes: std::collections::BTreeSet<&str> = samples
+        .iter()
+        .flat_map(|sample| sample.refused_by_code.keys().map(String::as_str))
+        .collect();
     if !codes.is_empty() {
         let of = |code: &str| {
             let counts = samples.iter().map(|sample| sample.refused_by_code.get(code).copied());

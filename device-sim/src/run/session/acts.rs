@@ -4,7 +4,6 @@ use super::{Ended, Session};
 use crate::plan::{Absence, Trouble};
 use crate::profile::mix;
 use crate::run::device::Device;
-use crate::run::tally::lock;
 use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
@@ -87,7 +86,7 @@ impl Session<'_> {
         if self.first_here == 0 || seq < self.first_here {
             return None;
         }
-        let tick = lock(&fleet.ledgers[sender.index as usize]).tick_of(&fleet.plan, seq);
+        let tick = fleet.ledger(sender.index).tick_of(&fleet.plan, seq);
         let message = fleet.encode(sender, tick + further, seq);
         if further > 0 {
             self.reused = seq;
@@ -130,7 +129,7 @@ impl Session<'_> {
         };
         troubles.forgetful = false;
         if let Some((first, last)) = outbox.lose_half() {
-            lock(&fleet.ledgers[sender.index as usize]).dropped.push((first, last));
+            fleet.ledger(sender.index).dropped.push((first, last));
             fleet.tally.dropped.add((last + 1 - first) * u64::from(*batch));
             fleet.tally.fault(Trouble::Gap.name());
         }

@@ -5,7 +5,6 @@ use crate::journal::{Ledger, RefusedBatch};
 use crate::plan::Plan;
 use crate::run::device::Device;
 use crate::run::outbox::Conflict;
-use crate::run::tally::lock;
 use proto::{ErrorCode, Nack, Welcome};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -37,7 +36,7 @@ impl Session<'_> {
     pub(super) fn acknowledged(&mut self, seq: u64) -> Result<(), Conflict> {
         let now = Instant::now();
         let Device { fleet, sender, outbox, batch, .. } = &mut *self.device;
-        let mut ledger = lock(&fleet.ledgers[sender.index as usize]);
+        let mut ledger = fleet.ledger(sender.index);
         outbox.acknowledged(seq, |seq, tick| {
             fleet.tally.ack_latency(sender.index, now - fleet.due(sender.index, tick));
             let planned = fleet.plan.refused_count(sender.index, tick, seq);
@@ -72,7 +71,7 @@ impl Session<'_> {
         let reused = nack.code == ErrorCode::SeqReused && nack.seq == self.reused;
         let Device { fleet, sender, outbox, batch, .. } = &*self.device;
         let refused = refused_batch(&nack);
-        let mut ledger = lock(&fleet.ledgers[sender.index as usize]);
+        let mut ledger = fleet.ledger(sender.index);
         if nack.seq <= outbox.acked() {
             let tick = ledger.tick_of(&fleet.plan, nack.seq);
             let planned = fleet.plan.refused_count(sender.index, tick, nack.seq);

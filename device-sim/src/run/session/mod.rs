@@ -9,7 +9,6 @@ mod answers;
 use super::device::Device;
 use super::link::{Link, LinkError, MAX_RX_BYTES};
 use super::outbox::Conflict;
-use super::tally::lock;
 use bytes::Bytes;
 use futures_util::{Sink, Stream};
 use proto::{ErrorCode, GatewayMessage, Hello, encode::encode_hello};
@@ -246,7 +245,7 @@ impl Session<'_> {
             let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
             if self.device.outbox.sent(length) {
                 fleet.tally.sent.add(readings);
-                lock(&fleet.ledgers[self.device.sender.index as usize]).sent = seq;
+                fleet.ledger(self.device.sender.index).sent = seq;
             } else {
                 fleet.tally.resent.add(readings);
             }

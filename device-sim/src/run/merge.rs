@@ -1,0 +1,182 @@
+//! The reports of all shards of a run as one.
+//!
+//! Counts and distributions add up without loss: the percentiles are those of all batches of the
+//! run, not averages. Samples are put together by the interval in which they were taken. Refused is
+//! what does not belong together; see [`whole_run`].
+
+use super::latency::{Distribution, Latency};
+use super::report::{Outcome, Report, SCHEMA, Settings};
+use super::series::{self, Sample};
+use super::tally::{Errors, histogram, recent};
+use crate::plan::{Plan, whole_run};
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Reads the reports of the shards of a run and makes one of them.
+///
+/// # Errors
+/// One cannot be read, or they are not all the shards of one run, each once.
+pub fn merge(paths: &[PathBuf]) -> Result<Report> {
+    let mut reports = paths.iter().map(|path| read(path)).collect::<Result<Vec<_>>>()?;
+    let plans: Vec<(&Path, &Plan)> = (paths.iter().map(PathBuf::as_path))
+        .zip(reports.iter().map(|report| &report.settings.plan))
+        .collect();
+    let plan = whole_run(&plans).map_err(anyhow::Error::msg)?;
+    let samples = samples(&reports);
+    // In the order of the shards, whatever order the files were given in.
+    reports.sort_by_key(|report| report.settings.plan.shard.map_or(0, |shard| shard.number));
+    let mut rest = reports.into_iter();
+    let mut merged = rest.next().context("no shards")?;
+    rest.for_each(|report| add(&mut merged, report));
+    merged.settings.plan = plan;
+    merged.shards = u32::try_from(paths.len()).ok();
+    merged.ack_latency_ms = merged.ack_latency_us.latency(histogram());
+    merged.schedule_lag_ms = merged.schedule_lag_us.latency(histogram());
+    merged.samples = samples;
+    merged.problem = merged.find_problem();
+    Ok(merged)
+}
+
+fn read(path: &Path) -> Result<Report> {
+    #[derive(Deserialize)]
+    struct Layout {
+        schema: String,
+    }
+    let name = path.display();
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read the report {name}"))?;
+    let not_one = || format!("{name} is not a report of `device-sim run`");
+    let Layout { schema } = serde_json::from_str(&text).with_context(not_one)?;
+    if schema != SCHEMA {
+        ensure!(schema.starts_with("device-sim/run/"), "{}: it is {schema:?}", not_one());
+        bail!("{name} has the layout {schema}, this device-sim merges {SCHEMA}");
+    }
+    serde_json::from_str(&text).with_context(not_one)
+}
+
+/// Adds a report. Every field is named, so that none that comes new is forgotten here.
+fn add(sum: &mut Report, other: Report) {
+    let Report {
+        schema: _,
+        version: _,
+        outcome,
+        problem: _,
+        shards: _,
+        settings: Settings { url, plan: _, drain_timeout_s },
+        duration_s,
+        scheduled,
+        sent,
+        resent,
+        acked,
+        refused,
+        refused_planned,
+        refused_unplanned,
+        refused_by_code,
+        unacknowledged,
+        not_sent,
+        outbox_full,
+        dropped,
+        faults,
+        connections,
+        reconnects,
+        retries,
+        errors,
+        ack_latency_ms: _,
+        schedule_lag_ms: _,
+        ack_latency_us,
+        schedule_lag_us,
+        samples: _,
+    } = other;
+    if !sum.settings.url.split(", ").any(|known| known == url) {
+        sum.settings.url = format!("{}, {url}", sum.settings.url);
+    }
+    sum.settings.drain_timeout_s = sum.settings.drain_timeout_s.max(drain_timeout_s);
+    sum.duration_s = sum.duration_s.max(duration_s);
+    sum.outcome = worse(sum.outcome, outcome);
+    for (count, more) in [
+        (&mut sum.scheduled, scheduled),
+        (&mut sum.sent, sent),
+        (&mut sum.resent, resent),
+        (&mut sum.acked, acked),
+        (&mut sum.refused, refused),
+        (&mut sum.refused_planned, refused_planned),
+        (&mut sum.refused_unplanned, refused_unplanned),
+        (&mut sum.unacknowledged, unacknowledged),
+        (&mut sum.not_sent, not_sent),
+        (&mut sum.outbox_full, outbox_full),
+        (&mut sum.dropped, dropped),
+        (&mut sum.connections, connections),
+        (&mut sum.reconnects, reconnects),
+        (&mut sum.retries, retries),
+    ] {
+        *count += more;
+    }
+    add_counts(&mut sum.refused_by_code, &refused_by_code);
+    add_counts(&mut sum.faults, &faults);
+    for (kind, Errors { count, first }) in errors {
+        sum.errors.entry(kind).or_insert(Errors { count: 0, first }).count += count;
+    }
+    sum.ack_latency_us.add(&ack_latency_us);
+    sum.schedule_lag_us.add(&schedule_lag_us);
+}
+
+fn add_counts(sum: &mut BTreeMap<String, u64>, more: &BTreeMap<String, u64>) {
+    for (name, count) in more {
+        *sum.entry(name.clone()).or_default() += count;
+    }
+}
+
+fn worse(one: Outcome, other: Outcome) -> Outcome {
+    match (one, other) {
+        (Outcome::Failed, _) | (_, Outcome::Failed) => Outcome::Failed,
+        (Outcome::Interrupted, _) | (_, Outcome::Interrupted) => Outcome::Interrupted,
+        _ => Outcome::Completed,
+    }
+}
+
+/// One sample for each interval: what every shard knew last, and all acks within it.
+fn samples(reports: &[Report]) -> Vec<Sample> {
+    let mut slots: BTreeMap<u64, Vec<(usize, &Sample)>> = BTreeMap::new();
+    for (shard, report) in reports.iter().enumerate() {
+        let every = series::interval(&report.settings.plan).as_secs_f64();
+        for sample in &report.samples {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time")]
+            let slot = (sample.t_s / every).round() as u64;
+            slots.entry(slot).or_default().push((shard, sample));
+        }
+    }
+    let nothing = Sample::default();
+    let mut newest = vec![&nothing; reports.len()];
+    slots
+        .into_values()
+        .map(|slot| {
+            let mut acks = Distribution::default();
+            for (shard, sample) in slot {
+                newest[shard] = sample;
+                acks.add(sample.ack_latency_us.as_ref().unwrap_or(&Distribution::default()));
+            }
+            sum(&newest, acks.latency(recent()))
+        })
+        .collect()
+}
+
+fn sum(newest: &[&Sample], ack_latency_ms: Latency) -> Sample {
+    let of = |count: fn(&Sample) -> u64| newest.iter().map(|sample| count(sample)).sum();
+    let mut refused_by_code = BTreeMap::new();
+    newest.iter().for_each(|sample| add_counts(&mut refused_by_code, &sample.refused_by_code));
+    Sample {
+        t_s: newest.iter().map(|sample| sample.t_s).fold(0.0, f64::max),
+        connected: of(|sample| sample.connected),
+        scheduled: of(|sample| sample.scheduled),
+        sent: of(|sample| sample.sent),
+        acked: of(|sample| sample.acked),
+        refused: of(|sample| sample.refused),
+        refused_by_code,
+        given_up: of(|sample| sample.given_up),
+        reconnects: of(|sample| sample.reconnects),
+        ack_latency_ms,
+        ack_latency_us: None,
+    }
+}
