@@ -4,9 +4,9 @@
 
 mod common;
 
-use common::{Answer, FakeGateway, Kept, plan};
+use common::{Answer, FakeGateway, Kept, paced, plan};
 use device_sim::plan::Mode;
-use device_sim::run::{Outcome, Report, play};
+use device_sim::run::{LoadMode, Options, Outcome, Report, play};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio_tungstenite::tungstenite::http::StatusCode;
@@ -234,4 +234,29 @@ async fn what_cannot_begin_says_so() {
         let message = format!("{:#}", play(options).await.unwrap_err());
         assert!(message.contains(word), "{message}");
     }
+}
+
+/// In a closed loop nothing is due but what an ack makes room for.
+#[tokio::test]
+async fn a_closed_loop_asks_for_no_more_than_is_acknowledged() {
+    let closed = |in_flight| {
+        let plan = paced(plan(3, 1), 5_000, 5);
+        device_sim::plan::Plan { closed_loop: Some(in_flight), ..plan }
+    };
+    for in_flight in [1, 3] {
+        let mute = FakeGateway::start(|_, _, _| Answer::Stall(60_000)).await;
+        let drain_timeout = Duration::from_millis(200);
+        let options = Options { drain_timeout, ..mute.options(closed(in_flight)) };
+        let report = play(options).await.unwrap();
+        let asked = u64::from(3 * in_flight * 5);
+        assert_eq!((report.scheduled, report.acked), (asked, 0), "{report:?}");
+    }
+
+    let gateway = FakeGateway::start(|_, _, _| Answer::Ack).await;
+    let report = play(gateway.options(closed(2))).await.unwrap();
+    assert_eq!(report.mode, LoadMode::ClosedLoop);
+    assert!(report.acked > 3 * 2 * 5, "acks make room: {report:?}");
+    assert_eq!((report.acked, report.problem), (report.scheduled, None));
+    assert_eq!(report.ack_latency_ms.count, report.acked / 5);
+    assert_eq!(report.schedule_lag_ms.count, 0, "there is no schedule to lag behind");
 }

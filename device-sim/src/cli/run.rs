@@ -2,7 +2,7 @@
 
 use super::{CommandError, judge, write_file, write_json};
 use crate::expect::Expectation;
-use crate::plan::{Mode, Plan, Shard};
+use crate::plan::{CLOSED_LOOP_STEP_NS, Mode, Plan, Shard};
 use crate::profile::mix;
 use crate::run::{self, Credentials, Outcome, Report, Show};
 use crate::scenario::{Pace, Playable, RawFault, RawPhase, Scenario, fleet};
@@ -72,6 +72,16 @@ pub(super) struct RunArgs {
     /// Devices that connect so often, send what they have and leave.
     #[arg(long)]
     connect_every: Option<Span>,
+    /// Sends the next batch of a device when one before it is acknowledged, so many at once, and not
+    /// on a schedule: to find how much a gateway takes. Its latencies are no measure of service.
+    #[arg(
+        long,
+        value_name = "IN_FLIGHT",
+        num_args = 0..=1,
+        default_missing_value = "1",
+        conflicts_with_all = ["scenario", "interval", "load", "fault", "connect_every", "outbox"]
+    )]
+    closed_loop: Option<u32>,
     /// The part of the fleet that this process plays, such as 2/8: several processes or hosts share
     /// a run, all with the same arguments but for this one. `merge` makes one report of theirs.
     #[arg(long, value_name = "NUMBER/OF", requires = "start")]
@@ -250,12 +260,19 @@ fn playable(args: &RunArgs) -> Result<Playable> {
         run: base_ns.map_or_else(|| fastrand::u64(..), |ns| mix(&[ns.unsigned_abs(), 9])),
         base_ns: base_ns.unwrap_or(0),
         shard: args.shard,
+        closed_loop: args.closed_loop,
         seed: args.seed,
         prefix: args.prefix.clone(),
         stream: args.stream,
         start_seq: args.start_seq,
         ..playable.plan
     };
+    if let Some(in_flight) = args.closed_loop {
+        for kind in &mut playable.plan.kinds {
+            kind.interval_ns = u64::from(kind.batch) * CLOSED_LOOP_STEP_NS;
+            kind.outbox = in_flight;
+        }
+    }
     playable.plan.check().map_err(anyhow::Error::msg)?;
     Ok(playable)
 }

@@ -1,6 +1,6 @@
 //! Whether a plan can be played.
 
-use super::{MAX_DEVICES, MAX_DURATION_NS, MAX_FAULTS, MAX_KINDS, Plan, load};
+use super::{MAX_DEVICES, MAX_DURATION_NS, MAX_FAULTS, MAX_IN_FLIGHT, MAX_KINDS, Plan, load};
 use proto::MAX_SEQ;
 
 impl Plan {
@@ -22,6 +22,7 @@ impl Plan {
             let devices = self.devices;
             return Err(format!("--shard {shard} has no device: there are {devices}"));
         }
+        self.check_closed_loop()?;
         self.check_load()?;
         if !(1..=MAX_SEQ / 2).contains(&self.start_seq)
             || self.stream.is_some_and(|stream| !(1..=MAX_SEQ).contains(&stream))
@@ -41,6 +42,22 @@ impl Plan {
         self.faults.iter().try_for_each(|fault| fault.check(self.duration_ns))
     }
 
+    fn check_closed_loop(&self) -> Result<(), String> {
+        let Some(in_flight) = self.closed_loop else { return Ok(()) };
+        if !(1..=MAX_IN_FLIGHT).contains(&in_flight) {
+            return Err(format!("--closed-loop must be 1 to {MAX_IN_FLIGHT} batches"));
+        }
+        let visits = self.kinds.iter().any(|kind| kind.connect_every_ns.is_some());
+        if visits || !self.load.is_empty() || !self.faults.is_empty() {
+            return Err(
+                "--closed-loop has no schedule: neither load, faults nor connect_every go \
+                        with it"
+                    .to_owned(),
+            );
+        }
+        Ok(())
+    }
+
     fn check_load(&self) -> Result<(), String> {
         if !(1..=MAX_KINDS).contains(&self.kinds.len()) {
             return Err(format!("a fleet has 1 to {MAX_KINDS} profiles"));
@@ -56,7 +73,14 @@ impl Plan {
             let batches = u128::from(self.duration_ns) * highest
                 / (u128::from(kind.interval_ns) * u128::from(load::NORMAL));
             if u32::try_from(batches + 1).is_err() {
-                return Err("--interval is too short for that --duration".to_owned());
+                let cause = match self.closed_loop {
+                    Some(_) => {
+                        "--duration is too long for --closed-loop: an hour and 11 minutes \
+                                for each reading of a batch are the most"
+                    }
+                    None => "--interval is too short for that --duration",
+                };
+                return Err(cause.to_owned());
             }
         }
         Ok(())

@@ -1,7 +1,8 @@
 //! What a run sends: pure arithmetic from a few numbers to every reading and its time.
 //!
 //! Shared by `run`, which plays the plan, and `verify`, which recomputes it from the journal. The
-//! schedule is open-loop: a batch is due at its time, however the gateway fares.
+//! schedule is open-loop: a batch is due at its time, however the gateway fares. A plan with a
+//! `closed_loop` is for finding the ceiling: acks make batches due, and the schedule only their times.
 
 mod check;
 mod fault;
@@ -32,6 +33,11 @@ pub const MAX_BATCH: u32 = 5_000;
 pub const MAX_OUTBOX: u32 = 1_000_000;
 /// Longest run, in nanoseconds: a year.
 pub const MAX_DURATION_NS: u64 = 366 * 86_400 * 1_000_000_000;
+/// Most batches of a device that are not acknowledged in a closed loop.
+pub const MAX_IN_FLIGHT: u32 = 1_000;
+/// From one reading to the next in a closed loop, in nanoseconds: its times shall not overtake the
+/// clock, however fast a gateway is.
+pub const CLOSED_LOOP_STEP_NS: u64 = 1_000;
 /// Most profiles in a fleet.
 pub const MAX_KINDS: usize = 32;
 /// Highest weight of a profile.
@@ -74,6 +80,10 @@ pub struct Plan {
     /// The part of the devices that one process plays; absent: all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard: Option<Shard>,
+    /// Batches of each device that are not acknowledged, if these make the next one due and not the
+    /// schedule. The times of the readings go on by the interval all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed_loop: Option<u32>,
 }
 
 /// Which clock a batch was taken by.

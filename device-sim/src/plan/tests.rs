@@ -19,6 +19,7 @@ pub(crate) fn plan() -> Plan {
         faults: vec![],
         expect: vec![],
         shard: None,
+        closed_loop: None,
     }
 }
 

@@ -39,6 +39,7 @@ impl From<PlanVersion1> for Plan {
             faults: vec![],
             expect: vec![],
             shard: None,
+            closed_loop: None,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! keeps what is not acknowledged; [`super::session`] talks to the gateway while there is a link.
 
 use super::backoff::Backoff;
+use super::closed_loop::ClosedLoop;
 use super::fleet::{Fleet, Sender};
 use super::link::{Link, LinkError};
 use super::outbox::Outbox;
@@ -22,6 +23,8 @@ pub(super) struct Device {
     pub(super) batch: u32,
     /// What the plan makes it go through.
     pub(super) troubles: Option<Box<Troubles>>,
+    /// What takes the place of the schedule in a closed loop.
+    pub(super) closed_loop: Option<Box<ClosedLoop>>,
     /// Next batch of the schedule.
     tick: u32,
     /// Number of batches in the schedule; less after an early end.
@@ -47,6 +50,7 @@ pub(super) async fn run(fleet: Arc<Fleet>, index: u32) {
         outbox: Outbox::new(plan.start_seq, kind.outbox as usize),
         batch: kind.batch,
         troubles: Troubles::of(plan, index),
+        closed_loop: plan.closed_loop.map(|in_flight| Box::new(ClosedLoop::new(in_flight))),
         tick: 0,
         ticks: plan.ticks(index),
         leave_at: fleet.at(plan.duration_ns),
@@ -209,13 +213,20 @@ impl Device {
         }
     }
 
-    /// When the next batch is due; `None` after the last.
+    /// When the next batch is due; `None` after the last. In a closed loop the end of the run: what
+    /// else makes a batch due is an ack.
     pub(super) fn next_due(&self) -> Option<Instant> {
+        if self.closed_loop.is_some() {
+            return (self.tick < self.ticks).then_some(self.leave_at);
+        }
         (self.tick < self.ticks).then(|| self.fleet.due(self.sender.index, self.tick))
     }
 
     /// Takes up every batch that is due. What finds the outbox full is shed, and counted.
     pub(super) fn take_due(&mut self, now: Instant) {
+        if self.closed_loop.is_some() {
+            return self.take_next(now);
+        }
         let fleet = &self.fleet;
         let (index, readings) = (self.sender.index, u64::from(self.batch));
         while self.tick < self.ticks {
@@ -229,6 +240,21 @@ impl Device {
                 fleet.tally.shed.add(readings);
                 fleet.ledger(index).shed_before(self.outbox.end());
             }
+            self.tick += 1;
+        }
+    }
+
+    /// Takes up as many batches as there may be without an ack.
+    fn take_next(&mut self, now: Instant) {
+        if now >= self.leave_at {
+            self.ticks = self.tick;
+        }
+        while self.tick < self.ticks
+            && self.closed_loop.as_mut().is_some_and(|closed_loop| closed_loop.take(now))
+        {
+            self.fleet.tally.scheduled.add(self.batch.into());
+            // There is room: the outbox has place for as many.
+            self.outbox.offer(self.tick);
             self.tick += 1;
         }
     }

@@ -6,7 +6,7 @@
 
 use super::latency::{Distribution, Latency};
 use super::report::{Outcome, Report, SCHEMA, Settings};
-use super::series::{self, Sample};
+use super::series::{self, Sample, per_second};
 use super::tally::{Errors, histogram, recent};
 use crate::plan::{Plan, whole_run};
 use anyhow::{Context, Result, bail, ensure};
@@ -32,6 +32,7 @@ pub fn merge(paths: &[PathBuf]) -> Result<Report> {
     rest.for_each(|report| add(&mut merged, report));
     merged.settings.plan = plan;
     merged.shards = u32::try_from(paths.len()).ok();
+    merged.acked_per_s = per_second(merged.acked, 0, merged.duration_s);
     merged.ack_latency_ms = merged.ack_latency_us.latency(histogram());
     merged.schedule_lag_ms = merged.schedule_lag_us.latency(histogram());
     merged.samples = samples;
@@ -63,6 +64,7 @@ fn add(sum: &mut Report, other: Report) {
         version: _,
         outcome,
         problem: _,
+        mode: _,
         shards: _,
         settings: Settings { url, plan: _, drain_timeout_s },
         duration_s,
@@ -70,6 +72,7 @@ fn add(sum: &mut Report, other: Report) {
         sent,
         resent,
         acked,
+        acked_per_s: _,
         refused,
         refused_planned,
         refused_unplanned,

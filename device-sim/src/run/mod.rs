@@ -4,6 +4,7 @@
 //! journal is written all the while.
 
 mod backoff;
+mod closed_loop;
 mod credentials;
 mod descriptors;
 mod device;
@@ -27,7 +28,7 @@ pub use html::page;
 pub use latency::{Distribution, Latency};
 pub use merge::merge;
 pub use progress::Show;
-pub use report::{Outcome, Report, Settings};
+pub use report::{LoadMode, Outcome, Report, Settings};
 pub use series::Sample;
 pub use tally::Errors;
 

@@ -1,7 +1,7 @@
 //! What a run shows at its end: the JSON report and the table.
 
 use super::latency::{Distribution, Latency};
-use super::series::Sample;
+use super::series::{Sample, per_second};
 use super::tally::{Errors, Tally};
 use crate::plan::Plan;
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,10 @@ use std::time::Duration;
 
 /// Version of the report's layout: 2 had no distributions, and could not be merged.
 pub(super) const SCHEMA: &str = "device-sim/run/3";
+
+/// What latencies of a closed loop leave out.
+pub(super) const CLOSED_LOOP_WARNING: &str = "while the gateway stalls nothing is due: these latencies leave out what a fleet would have \
+     sent meanwhile (coordinated omission)";
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +28,16 @@ pub enum Outcome {
     Failed,
 }
 
+/// What makes a batch due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoadMode {
+    /// The schedule.
+    OpenLoop,
+    /// The ack of one before it.
+    ClosedLoop,
+}
+
 /// The report of a run; counts are readings unless the name says otherwise.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -35,6 +49,8 @@ pub struct Report {
     pub outcome: Outcome,
     /// Why it is not as it should be; absent if everything due was sent and answered.
     pub problem: Option<String>,
+    /// Whether the latencies tell how a fleet is served: those of a closed loop do not.
+    pub mode: LoadMode,
     /// Of how many shards this was merged; absent in the report of one process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shards: Option<u32>,
@@ -50,6 +66,8 @@ pub struct Report {
     pub resent: u64,
     /// Acknowledged, without those refused.
     pub acked: u64,
+    /// Those a second, over the whole duration.
+    pub acked_per_s: f64,
     /// Refused for good.
     pub refused: u64,
     /// Those of `refused` that the plan made the gateway refuse.
@@ -112,12 +130,17 @@ impl Report {
         let (scheduled, sent) = (tally.scheduled.get(), tally.sent.get());
         let (planned, unplanned) = (tally.refused_planned.get(), tally.refused_unplanned.get());
         let (acked, refused) = (tally.acked.get(), planned + unplanned);
+        let mode = match settings.plan.closed_loop {
+            None => LoadMode::OpenLoop,
+            Some(_) => LoadMode::ClosedLoop,
+        };
         let (ack_latencies, schedule_lags) = (tally.ack_latencies(), tally.schedule_lags());
         let mut report = Self {
             schema: SCHEMA.to_owned(),
             version: crate::VERSION.to_owned(),
             outcome,
             problem: None,
+            mode,
             shards: None,
             settings,
             duration_s: took.as_secs_f64(),
@@ -125,6 +148,7 @@ impl Report {
             sent,
             resent: tally.resent.get(),
             acked,
+            acked_per_s: per_second(acked, 0, took.as_secs_f64()),
             refused,
             refused_planned: planned,
             refused_unplanned: unplanned,
@@ -218,7 +242,12 @@ impl Report {
         for (kind, errors) in &self.errors {
             row(&format!("  {kind}"), format!("{} × {}", errors.count, errors.first));
         }
+        row("acknowledged a second", format!("{:.0}", self.acked_per_s));
         row("ack latency, ms", self.ack_latency_ms.to_string());
+        if let Some(in_flight) = plan.closed_loop {
+            row("  of a closed loop", format!("each device with {in_flight} in flight"));
+            row("", CLOSED_LOOP_WARNING.to_owned());
+        }
         row("schedule lag, ms", self.schedule_lag_ms.to_string());
         row("took, s", format!("{:.1}", self.duration_s));
         out

@@ -148,6 +148,7 @@ impl Scenario {
             faults: faults.collect::<Result<Vec<Fault>>>()?,
             expect: of_the_store,
             shard: None,
+            closed_loop: None,
         };
         let drain_timeout = Duration::from_nanos(self.drain_timeout.map_or(30 * S, |span| span.0));
         Ok(Playable { plan, drain_timeout, of_the_run })

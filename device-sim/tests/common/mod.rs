@@ -174,6 +174,7 @@ pub fn plan(devices: u32, seconds: u64) -> Plan {
         faults: vec![],
         expect: vec![],
         shard: None,
+        closed_loop: None,
     }
 }
 

@@ -9,6 +9,7 @@ mod dedupe;
 mod fleet;
 mod foreign_clients;
 mod full_log;
+mod honest_latency;
 mod influx_buckets;
 mod influx_sink;
 mod influx_trouble;

@@ -4,7 +4,7 @@
 mod plot;
 
 use super::latency::Latency;
-use super::report::Report;
+use super::report::{CLOSED_LOOP_WARNING, LoadMode, Report};
 use super::series::{Sample, per_second};
 use plot::{Line, Plot};
 use std::fmt::Write;
@@ -102,12 +102,18 @@ fn ledger(report: &Report) -> String {
 }
 
 fn latencies(report: &Report) -> String {
-    let mut out = "<h2>Latency, ms</h2>\n<p>Ack: from the moment at which a batch was due, so a \
-                   stall shows in every batch that it held up. Lag: the simulator's own lateness; \
+    let due = match report.mode {
+        LoadMode::OpenLoop => {
+            "from the moment at which a batch was due; a stall shows in all that it held up"
+        }
+        LoadMode::ClosedLoop => CLOSED_LOOP_WARNING,
+    };
+    let mut out = format!(
+        "<h2>Latency, ms</h2>\n<p>Ack: {due}. Lag: the simulator's own lateness; \
                    where it is not small beside the ack, the simulator was the limit.</p>\n<table>\n\
                    <tr><th></th><th>p50</th><th>p90</th><th>p99</th><th>p99.9</th><th>max</th>\
                    <th>batches</th></tr>\n"
-        .to_owned();
+    );
     for (name, latency) in [("ack", &report.ack_latency_ms), ("lag", &report.schedule_lag_ms)] {
         let Latency { p50, p90, p99, p999, max, count } = latency;
         let _ = write!(out, "<tr><td>{name}</td>");

@@ -35,10 +35,12 @@ impl Session<'_> {
 
     pub(super) fn acknowledged(&mut self, seq: u64) -> Result<(), Conflict> {
         let now = Instant::now();
-        let Device { fleet, sender, outbox, batch, .. } = &mut *self.device;
+        let Device { fleet, sender, outbox, batch, closed_loop, .. } = &mut *self.device;
         let mut ledger = fleet.ledger(sender.index);
         outbox.acknowledged(seq, |seq, tick| {
-            fleet.tally.ack_latency(sender.index, now - fleet.due(sender.index, tick));
+            let taken = closed_loop.as_mut().and_then(|closed_loop| closed_loop.acknowledged());
+            let due = taken.unwrap_or_else(|| fleet.due(sender.index, tick));
+            fleet.tally.ack_latency(sender.index, now - due);
             let planned = fleet.plan.refused_count(sender.index, tick, seq);
             let unplanned = unplanned(&fleet.plan, &ledger, tick, seq);
             if planned > 0 && unplanned == 0 {
