@@ -23,6 +23,7 @@ pub mod log;
 pub mod logging;
 pub mod metrics;
 pub mod mqtt;
+pub mod mqtt_source;
 pub mod record;
 pub mod server;
 pub mod session;
@@ -35,8 +36,12 @@ mod wire;
 use admin::{Admin, NotReady, Readiness, Sources};
 use anyhow::Context;
 use config::{Config, valid};
-use ingest::{Committer, CommitterHandle, Request};
-use metrics::{IngestMetrics, Registry, ServerMetrics, StateMetrics};
+use ingest::{
+    Committer, CommitterHandle, Request,
+    clock::{Clock, WallClock},
+};
+use metrics::{IngestMetrics, MqttSourceMetrics, Registry, ServerMetrics, StateMetrics};
+use mqtt_source::MqttSource;
 use shutdown::{Sequence, Tasks};
 use std::{
     io::Write,
@@ -94,12 +99,30 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     )?;
     let (committer, committed) = committer.spawn()?;
 
+    let rules = Arc::new(wire::rules(&config));
+    let guards = wire::guards(&config, &state, &registry);
+    let mqtt_devices = match &config.mqtt_source {
+        None => None,
+        Some(of) => {
+            let context = mqtt_source::Context {
+                committer: committer.clone(),
+                ack_position: ack_position.clone(),
+                rules: Arc::clone(&rules),
+                guards: Arc::clone(&guards),
+                state: state.clone(),
+                clock: WallClock::new(Clock::new()),
+                metrics: MqttSourceMetrics::new(&registry),
+            };
+            Some(MqttSource::new(wire::mqtt_source(of, log.uuid())?, context))
+        }
+    };
+
     let stop_server = CancellationToken::new();
     let server = server::Server::bind(server::Context {
         requests: committer.requests.clone(),
         budget: committer.budget.clone(),
-        rules: Arc::new(wire::rules(&config)),
-        guards: wire::guards(&config, &state, &registry),
+        rules,
+        guards,
         state: state.clone(),
         ack_mode: config.ack,
         ack_position,
@@ -141,6 +164,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         .spawn("state", async { state_kept.await.map_err(|_| "its thread has failed".to_owned()) });
     let mut server_task = Tasks::new();
     server_task.spawn("devices' listener", ok(server.run()));
+    let mut mqtt_task = Tasks::new();
+    if let Some(devices) = mqtt_devices {
+        mqtt_task.spawn("devices over MQTT", ok(devices.run(stop_server.clone())));
+    }
     let mut scrub_task = Tasks::new();
     if let Some(every) = config.log.scrub_every {
         scrub_task.spawn("scrub", ok(log::scrub(log.clone(), every, stop_server.clone())));
@@ -161,6 +188,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let failed = tokio::select! {
         () = signal.cancelled() => None,
         ended = server_task.next() => ended,
+        ended = mqtt_task.next(), if !mqtt_task.is_empty() => ended,
         ended = log_task.next() => ended,
         ended = sink_tasks.next(), if !sink_tasks.is_empty() => ended,
         ended = retention_task.next() => ended,
@@ -179,6 +207,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut sequence = Sequence::begin(config.shutdown.deadline);
     stop_server.cancel();
     sequence.tasks(&mut server_task).await;
+    sequence.tasks(&mut mqtt_task).await;
     sequence.tasks(&mut retention_task).await;
     sequence.tasks(&mut scrub_task).await;
     // The last sender is gone with the server and retention: the committer drains and closes.

@@ -1,7 +1,8 @@
 //! The order of stopping.
 //!
 //! 1. the listener stops accepting;
-//! 2. every connection says `goodbye`, stops reading and ends;
+//! 2. every connection says `goodbye`, stops reading and ends; so does the subscription for devices
+//!    over MQTT, once what it has taken is answered;
 //! 3. the committer takes what still waits, syncs, answers, and closes the log;
 //! 4. the forwarders bring their sinks up to the end of the log and commit their cursors;
 //! 5. the admin listener ends, so that `/readyz` and `/metrics` tell about 1 to 4;

@@ -8,7 +8,7 @@ use crate::{
     ingest::{self, Guards, MaxSeries, OnConflict, Rules},
     log,
     metrics::{GuardMetrics, LogMetrics, Registry},
-    mqtt, server,
+    mqtt, mqtt_source, server,
     session::Patience,
     sink::{influxdb, line_protocol::Dialect, mqtt as mqtt_sink, store},
     state::State,
@@ -165,6 +165,26 @@ pub(crate) fn mqtt_sink(
         retain: of.retain,
         in_flight: of.in_flight,
         max_packet_bytes: of.max_packet_bytes,
+    })
+}
+
+/// Options of the source that subscribes to a broker.
+///
+/// # Errors
+/// A certificate cannot be used.
+pub(crate) fn mqtt_source(
+    of: &valid::MqttSource,
+    log: Uuid,
+) -> anyhow::Result<mqtt_source::Options> {
+    Ok(mqtt_source::Options {
+        broker: broker("source", &of.broker, log).context("[mqtt_source]")?,
+        realm: of.realm.clone(),
+        share: of.share.clone(),
+        acks: of.acks,
+        in_flight: of.in_flight,
+        session: of.keep_session,
+        time_unit: of.time_unit,
+        measurement: of.measurement.clone(),
     })
 }
 

@@ -2,6 +2,10 @@
 //!
 //! What each key means stands in `deploy/gateway.toml`, where operators read it.
 
+mod mqtt_source;
+
+pub(super) use mqtt_source::MqttSource;
+
 use super::units::{Address, Size, Span, SpanOrOff};
 use proto::message::AckMode;
 use serde::{Deserialize, Serialize};
@@ -24,6 +28,7 @@ pub(super) struct Raw {
     pub(super) auth: Auth,
     pub(super) limits: Limits,
     pub(super) types: Types,
+    pub(super) mqtt_source: MqttSource,
     pub(super) log: Log,
     pub(super) sinks: BTreeMap<String, Sink>,
     pub(super) admin: Admin,
@@ -41,6 +46,7 @@ impl Default for Raw {
             auth: Auth::default(),
             limits: Limits::default(),
             types: Types::default(),
+            mqtt_source: MqttSource::default(),
             log: Log::default(),
             sinks: BTreeMap::new(),
             admin: Admin::default(),

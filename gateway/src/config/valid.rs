@@ -25,6 +25,8 @@ pub struct Config {
     pub log: Log,
     /// The enabled sinks by name, ascending.
     pub sinks: Vec<Sink>,
+    /// Where devices that speak MQTT only are heard, if anywhere.
+    pub mqtt_source: Option<MqttSource>,
     /// The listener for operators.
     pub admin: Admin,
     /// How to stop.
@@ -246,6 +248,27 @@ pub struct MqttSink {
     pub in_flight: usize,
     /// Largest packet, in bytes.
     pub max_packet_bytes: usize,
+}
+
+/// `[mqtt_source]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MqttSource {
+    /// The broker that devices publish to.
+    pub broker: MqttBroker,
+    /// The realm of the devices; no other root has it.
+    pub realm: String,
+    /// Gateways of this group divide the messages.
+    pub share: Option<String>,
+    /// Devices are told of what was taken, too.
+    pub acks: bool,
+    /// Most messages under way.
+    pub in_flight: u16,
+    /// How long the broker keeps messages while the gateway is away.
+    pub keep_session: Duration,
+    /// Unit of integer times.
+    pub time_unit: proto::TimeUnit,
+    /// Measurement of the readings that name none.
+    pub measurement: Option<Box<str>>,
 }
 
 /// What a message holds.

@@ -3,10 +3,15 @@
 //! A table of streams, changed only by the committer. It compares with the last *admitted*
 //! sequence number; what a failed append admitted is rolled back. The hashes of the last
 //! [`WINDOW`] batches of a stream are kept, so that a batch that comes again is recognised by its
-//! content. No I/O and no clock: the state is rebuilt from checkpoints and records of the log.
+//! content. Batches without an order ([`StreamId::Content`]) are recognised by it alone: for them it
+//! asks [`Contents`]. No I/O and no clock: the state is rebuilt from checkpoints and records of the
+//! log.
 
-use super::{StreamId, StreamKey};
-use crate::record::{Envelope, Identity, Position, Refusal};
+use super::{
+    StreamId, StreamKey,
+    contents::{Contents, Known},
+};
+use crate::record::{Envelope, Identity, Position, Refusal, Source};
 use foldhash::fast::RandomState;
 use proto::{ErrorCode, limits::MAX_NACK_READINGS};
 use std::{
@@ -101,6 +106,7 @@ pub enum Decision {
 pub struct Admission {
     streams: HashMap<StreamKey, Stream, RandomState>,
     named_of_device: HashMap<Identity, Vec<u64>, RandomState>,
+    contents: Contents,
     tick: u64,
     undo: Vec<Undo>,
 }
@@ -114,6 +120,14 @@ struct Undo {
 impl Admission {
     /// What may happen to a batch now. Changes nothing.
     pub fn decide(&self, key: &StreamKey, seq: u64, hash: u64, may_skip: bool) -> Decision {
+        if key.stream == StreamId::Content {
+            return match self.contents.find(&key.identity, hash) {
+                None => Decision::Admit { gap: 0 },
+                Some(Known { position, refusals, .. }) => {
+                    Decision::Duplicate { position, refusals }
+                }
+            };
+        }
         let Some(last) = self.streams.get(key).and_then(|stream| stream.window.back()) else {
             // A stream that nobody has seen begins where the device says: it may have been
             // forgotten, and the device cannot know.
@@ -143,6 +157,10 @@ impl Admission {
 
     /// Takes note that a batch goes into the log; [`Admission::roll_back`] takes it back.
     pub fn admit(&mut self, key: &StreamKey, seen: Seen) {
+        if key.stream == StreamId::Content {
+            let Seen { hash, position, refusals, .. } = seen;
+            return self.contents.admit(&key.identity, Known { hash, position, refusals });
+        }
         self.tick += 1;
         let stream = match self.streams.get_mut(key) {
             Some(stream) => stream,
@@ -164,6 +182,7 @@ impl Admission {
     /// The group that was admitted since the last call is durable. Forgets the least recently
     /// used streams of devices that have too many.
     pub fn confirm(&mut self) {
+        self.contents.confirm();
         for undo in std::mem::take(&mut self.undo) {
             if matches!(undo.key.stream, StreamId::Named(_)) {
                 self.trim_device(&undo.key.identity);
@@ -176,6 +195,7 @@ impl Admission {
 
     /// The group that was admitted since the last [`Admission::confirm`] was not logged.
     pub fn roll_back(&mut self) {
+        self.contents.roll_back();
         for undo in std::mem::take(&mut self.undo).into_iter().rev() {
             let Some(stream) = self.streams.get_mut(&undo.key) else { continue };
             stream.window.pop_back();
@@ -202,8 +222,18 @@ impl Admission {
     pub fn named(&self) -> impl Iterator<Item = (&StreamKey, u64, &Stream)> {
         self.streams.iter().filter_map(|(key, stream)| match key.stream {
             StreamId::Named(id) => Some((key, id, stream)),
-            StreamId::Private(_) => None,
+            StreamId::Private(_) | StreamId::Content => None,
         })
+    }
+
+    /// What is remembered of the batches without an order.
+    pub fn contents(&self) -> &Contents {
+        &self.contents
+    }
+
+    /// The same, for what puts a checkpoint back.
+    pub fn contents_mut(&mut self) -> &mut Contents {
+        &mut self.contents
     }
 
     /// Puts back a stream from a checkpoint.
@@ -221,15 +251,14 @@ impl Admission {
 
     /// Takes note of a record of the log, after the checkpoint.
     pub fn replay(&mut self, position: Position, envelope: &Envelope) {
-        if envelope.stream == 0 {
-            return;
-        }
-        let key = StreamKey {
-            identity: envelope.identity.clone(),
-            stream: StreamId::Named(envelope.stream),
+        let stream = match (envelope.source, envelope.stream) {
+            (Source::Mqtt, _) => StreamId::Content,
+            (_, 0) => return,
+            (_, stream) => StreamId::Named(stream),
         };
+        let key = StreamKey { identity: envelope.identity.clone(), stream };
         let last = self.streams.get(&key).and_then(Stream::last_seq).unwrap_or(0);
-        if envelope.seq > last {
+        if stream == StreamId::Content || envelope.seq > last {
             self.admit(
                 &key,
                 Seen {

@@ -111,14 +111,17 @@ pub fn check(
     let payload_hash = xxh3_64(&body);
     let envelope = Envelope {
         kind: Kind::Batch,
-        source: Source::Device,
+        source: match context.stream {
+            StreamId::Content => Source::Mqtt,
+            StreamId::Named(_) | StreamId::Private(_) => Source::Device,
+        },
         codec: if refused_whole.is_some() { Codec::None } else { Codec::BatchV1 },
         time_unit: context.time_unit,
         refused_whole: refused_whole.as_ref().map(|(code, _)| *code),
         receive_ns: now.ns,
         stream: match context.stream {
             StreamId::Named(stream) => stream,
-            StreamId::Private(_) => 0,
+            StreamId::Private(_) | StreamId::Content => 0,
         },
         seq,
         accepted: verdict.accepted,

@@ -5,15 +5,22 @@
 //!
 //! - version (1 byte, 1), part number from 0, number of parts, number of streams in this part;
 //! - per stream, least recently used first: length and bytes of realm, length and bytes of device
-//!   id, stream, number of batches, then per batch, ascending:
-//!   sequence number less the one before, position less the one before (the first of each from 0),
-//!   XXH3-64 of the body (8 bytes, little-endian), code of a whole refusal (1 byte, 0 if none),
-//!   number of refused readings, number of those listed here (at most 16), and for each of these
-//!   its index (varint) and code (1 byte).
+//!   id, stream, number of batches, then per batch, ascending: sequence number less the one before,
+//!   position less the one before (the first of each from 0), XXH3-64 of the body (8 bytes,
+//!   little-endian), code of a whole refusal (1 byte, 0 if none), number of refused readings,
+//!   number of those listed here (at most 16), and for each of these its index (varint) and code
+//!   (1 byte).
+//!
+//! No device names its stream 0. Under that number stand, behind the streams, the batches of a
+//! device that are recognised by content alone: in runs of at most 64, one behind the other. Their
+//! sequence numbers say nothing; they are written as 1, 2, 3 and so on in each run.
 //!
 //! The parts stand in the log one behind the other; a checkpoint is valid when all are there.
 
-use super::admit::{Admission, Refusals, Seen, WINDOW};
+use super::{
+    admit::{Admission, Refusals, Seen, WINDOW},
+    contents::{Contents, Known},
+};
 use crate::record::{Identity, Position, Refusal};
 use proto::ErrorCode;
 use std::collections::VecDeque;
@@ -21,6 +28,8 @@ use std::collections::VecDeque;
 /// A part is closed once it is longer than this, in bytes.
 pub const PART_BYTES: usize = 512 * 1024;
 const VERSION: u8 = 1;
+/// In the place of a stream: batches that are recognised by content.
+const CONTENT: u64 = 0;
 
 /// Why a part cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -37,26 +46,11 @@ pub enum PartError {
 pub fn encode(admission: &Admission) -> Vec<Vec<u8>> {
     let mut streams: Vec<_> = admission.named().collect();
     streams.sort_unstable_by_key(|(_, _, stream)| stream.used);
-    let mut bodies: Vec<(u64, Vec<u8>)> = vec![(0, Vec::new())];
+    let mut bodies: Bodies = vec![(0, Vec::new())];
     for (key, id, stream) in streams {
-        if bodies.last().is_some_and(|(_, body)| body.len() > PART_BYTES) {
-            bodies.push((0, Vec::new()));
-        }
-        let Some((count, body)) = bodies.last_mut() else { continue };
-        *count += 1;
-        put_text(body, &key.identity.realm);
-        put_text(body, &key.identity.device);
-        put(body, id);
-        put(body, stream.window.len() as u64);
-        let (mut seq, mut position) = (0, 0);
-        for seen in &stream.window {
-            put(body, seen.seq - seq);
-            put(body, seen.position.0 - position);
-            (seq, position) = (seen.seq, seen.position.0);
-            body.extend_from_slice(&seen.hash.to_le_bytes());
-            put_refusals(body, seen.refusals.as_deref());
-        }
+        put_stream(&mut bodies, &key.identity, id, stream.window.iter());
     }
+    put_contents(&mut bodies, admission.contents());
     let parts = bodies.len() as u64;
     let with_head = |(number, (count, body)): (usize, (u64, Vec<u8>))| {
         let mut part = vec![VERSION];
@@ -67,6 +61,53 @@ pub fn encode(admission: &Admission) -> Vec<Vec<u8>> {
         part
     };
     bodies.into_iter().enumerate().map(with_head).collect()
+}
+
+/// Number of streams and their bytes, for each part.
+type Bodies = Vec<(u64, Vec<u8>)>;
+
+fn put_stream<'a>(
+    bodies: &mut Bodies,
+    identity: &Identity,
+    id: u64,
+    window: impl ExactSizeIterator<Item = &'a Seen>,
+) {
+    if bodies.last().is_some_and(|(_, body)| body.len() > PART_BYTES) {
+        bodies.push((0, Vec::new()));
+    }
+    let Some((count, body)) = bodies.last_mut() else { return };
+    *count += 1;
+    put_text(body, &identity.realm);
+    put_text(body, &identity.device);
+    put(body, id);
+    put(body, window.len() as u64);
+    let (mut seq, mut position) = (0, 0);
+    for seen in window {
+        put(body, seen.seq - seq);
+        put(body, seen.position.0 - position);
+        (seq, position) = (seen.seq, seen.position.0);
+        body.extend_from_slice(&seen.hash.to_le_bytes());
+        put_refusals(body, seen.refusals.as_deref());
+    }
+}
+
+/// In runs: all batches of one device may be more than fits a part.
+fn put_contents(bodies: &mut Bodies, contents: &Contents) {
+    for (identity, batches) in contents.iter() {
+        let batches: Vec<Known> = batches.collect();
+        for run in batches.chunks(WINDOW) {
+            let seen: Vec<Seen> = (1..)
+                .zip(run)
+                .map(|(seq, Known { hash, position, refusals })| Seen {
+                    seq,
+                    hash: *hash,
+                    position: *position,
+                    refusals: refusals.clone(),
+                })
+                .collect();
+            put_stream(bodies, identity, CONTENT, seen.iter());
+        }
+    }
 }
 
 /// Number of this part and number of parts.
@@ -112,7 +153,12 @@ fn read_streams(input: &mut Input<'_>, admission: &mut Admission) -> Option<()> 
             }
             window.push_back(Seen { seq, hash, position: Position(position), refusals });
         }
-        admission.restore(identity, stream, window);
+        if stream == CONTENT {
+            let known = |Seen { hash, position, refusals, .. }| Known { hash, position, refusals };
+            admission.contents_mut().restore(&identity, window.into_iter().map(known));
+        } else {
+            admission.restore(identity, stream, window);
+        }
     }
     Some(())
 }
@@ -251,12 +297,7 @@ mod tests {
     /// Written by version 1. Never changes: a newer version gets a file of its own.
     #[test]
     fn the_golden_checkpoint_is_read_and_written_to_the_byte() {
-        let golden: Vec<u8> = include_str!("../../tests/golden/checkpoint-v1.hex")
-            .lines()
-            .filter(|line| !line.starts_with('#'))
-            .flat_map(str::split_whitespace)
-            .map(|byte| u8::from_str_radix(byte, 16).unwrap())
-            .collect();
+        let golden = golden(include_str!("../../tests/golden/checkpoint-v1.hex"));
         let mut admission = Admission::default();
         restore(&golden, &mut admission).unwrap();
         let window = |realm: &str, device: &str, stream| {
@@ -284,6 +325,58 @@ mod tests {
             [seen(1, u64::MAX, 1004, Refusals::of(Some(ErrorCode::EmptyBatch), &[]))]
         );
         assert_eq!(encode(&admission), [golden]);
+    }
+
+    fn golden(text: &str) -> Vec<u8> {
+        text.lines()
+            .filter(|line| !line.starts_with('#'))
+            .flat_map(str::split_whitespace)
+            .map(|byte| u8::from_str_radix(byte, 16).unwrap())
+            .collect()
+    }
+
+    /// Batches that are recognised by content stand under stream 0. Never changes either.
+    #[test]
+    fn the_golden_contents_are_read_and_written_to_the_byte() {
+        let golden = golden(include_str!("../../tests/golden/checkpoint-v1-contents.hex"));
+        let mut admission = Admission::default();
+        restore(&golden, &mut admission).unwrap();
+        let identity = Identity::new("mqtt", "press/7");
+        let refusals = Refusals::of(Some(ErrorCode::EmptyBatch), &[]);
+        let known =
+            |hash, position, refusals| Known { hash, position: Position(position), refusals };
+        assert_eq!(
+            admission.contents().find(&identity, u64::MAX),
+            Some(known(u64::MAX, 1004, refusals))
+        );
+        let other = 0x0102_0304_0506_0708;
+        assert_eq!(admission.contents().find(&identity, other), Some(known(other, 1000, None)));
+        assert_eq!(encode(&admission), [golden]);
+    }
+
+    #[test]
+    fn more_contents_than_fit_a_part_come_back() {
+        let mut admission = Admission::default();
+        let key = |device: &str| StreamKey {
+            identity: Identity::new("mqtt", device),
+            stream: StreamId::Content,
+        };
+        let refused = [Refusal { index: 3, code: ErrorCode::NotFinite }; 20];
+        for n in 0..12_000 {
+            let (seq, hash, position) = (7, n, Position(n));
+            let refusals = Refusals::of(None, &refused);
+            let device = if n % 50 == 0 { "quiet" } else { "busy" };
+            admission.admit(&key(device), Seen { seq, hash, position, refusals });
+        }
+        admission.confirm();
+        let parts = encode(&admission);
+        assert!(parts.len() > 1 && parts.iter().all(|part| part.len() < PART_BYTES + 64 * 1024));
+        let mut after = Admission::default();
+        parts.iter().for_each(|part| restore(part, &mut after).unwrap());
+        let all = |of: &Admission| -> Vec<(Identity, Vec<Known>)> {
+            of.contents().iter().map(|(who, known)| (who.clone(), known.collect())).collect()
+        };
+        assert_eq!(all(&after), all(&admission));
     }
 
     #[test]

@@ -7,8 +7,11 @@
 pub mod admit;
 pub mod check;
 pub mod checkpoint;
+pub mod clock;
 pub mod committer;
+pub mod contents;
 mod guard;
+mod notes;
 pub mod recover;
 mod room;
 mod series;
@@ -17,6 +20,7 @@ mod show;
 pub use check::{Checked, ConnectionContext, Now, Rules, check, fault_of_measurement};
 pub use committer::{Committer, CommitterError, CommitterHandle};
 pub use guard::{Guard, Guards, OnConflict};
+pub use notes::Notes;
 pub use series::MaxSeries;
 pub use show::show_readings;
 
@@ -33,6 +37,9 @@ pub enum StreamId {
     Named(u64),
     /// Without a name: lives as long as the connection with this number.
     Private(u64),
+    /// No line at all: batches come in any order and are recognised by their content alone. So it
+    /// is over MQTT, where a broker may divide what a device sends among gateways.
+    Content,
 }
 
 /// A stream of a device.

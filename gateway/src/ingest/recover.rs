@@ -100,6 +100,7 @@ fn replay(log: &log::Shared, from: Position, to: Position) -> Result<Recovered, 
             let whole =
                 parts.iter().all(|(_, part)| checkpoint::restore(part, &mut admission).is_ok());
             if whole {
+                admission.contents_mut().restored();
                 recovered.newest_checkpoint = parts[0].0;
                 recovered.admission = admission;
             }

@@ -5,10 +5,12 @@
 
 mod guard;
 mod mqtt;
+mod mqtt_source;
 mod registry;
 
 pub use guard::{GuardMetrics, StateMetrics};
 pub use mqtt::MqttSinkMetrics;
+pub use mqtt_source::MqttSourceMetrics;
 pub use registry::{ByCode, Registry};
 
 use crate::record::{Dropped, Ledger, Position};

@@ -186,6 +186,28 @@ impl Connection {
         }
     }
 
+    /// As [`Connection::next`]; but without `reads` it takes nothing from the broker, and ends
+    /// only when the connection does. Cancel safe.
+    ///
+    /// # Errors
+    /// The connection is no more.
+    pub async fn next_if(&mut self, reads: bool) -> Result<Packet, Failure> {
+        if reads {
+            return self.next().await;
+        }
+        loop {
+            let writes = !self.output.is_empty() || self.unflushed;
+            tokio::select! {
+                biased;
+                wrote = push(&mut self.writer, &mut self.output, &mut self.unflushed), if writes => {
+                    wrote.map_err(|error| self.lost(&error))?;
+                }
+                // The answer is not read, so that it is not missed either.
+                () = sleep_until(self.due) => self.ask(self.keep_alive / 2)?,
+            }
+        }
+    }
+
     /// A packet that has come as a whole.
     fn take_packet(&mut self) -> Result<Option<Packet>, Failure> {
         take_packet(&mut self.input, self.max_packet_bytes)
@@ -209,24 +231,31 @@ impl Connection {
             () = sleep_until(self.due) => Ok(Done::Due),
         };
         match done {
-            Err(error) => Err(Failure::away(format!("the broker at {}: {error}", self.whom))),
+            Err(error) => Err(self.lost(&error)),
             Ok(Done::Closed) => {
                 Err(Failure::away(format!("the broker at {} has closed the connection", self.whom)))
             }
             Ok(Done::Due) if self.asked => {
                 Err(Failure::away(format!("the broker at {} does not answer any more", self.whom)))
             }
-            Ok(Done::Due) => {
-                self.asked = true;
-                self.due = Instant::now() + self.keep_alive;
-                self.queue(&Packet::PingReq(PingReq))
-            }
+            Ok(Done::Due) => self.ask(self.keep_alive),
             Ok(Done::Read) => {
                 self.heard();
                 Ok(())
             }
             Ok(Done::Wrote) => Ok(()),
         }
+    }
+
+    /// Asks the broker whether it is there, and looks for the answer after this time.
+    fn ask(&mut self, look_after: Duration) -> Result<(), Failure> {
+        self.asked = true;
+        self.due = Instant::now() + look_after;
+        self.queue(&Packet::PingReq(PingReq))
+    }
+
+    fn lost(&self, error: &io::Error) -> Failure {
+        Failure::away(format!("the broker at {}: {error}", self.whom))
     }
 
     /// The broker is there. It counts our silence, too: that is why it is asked again at half of

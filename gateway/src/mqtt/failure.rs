@@ -53,6 +53,19 @@ impl Failure {
         Self::blocked(format!("the broker at {whom} does not retain messages: set retain = false"))
     }
 
+    /// The broker does not let us subscribe; `reason` is its code.
+    pub fn no_subscription(whom: &dyn std::fmt::Display, reason: &str) -> Self {
+        Self::blocked(format!(
+            "the broker at {whom} does not let us subscribe to what devices publish ({reason}): \
+             mend its access rules"
+        ))
+    }
+
+    /// Nothing can be logged any more: the gateway stops.
+    pub fn log_closed() -> Self {
+        Self::away("the log takes no more batches")
+    }
+
     pub(super) fn blocked(why: impl Into<String>) -> Self {
         Self { kind: FailureKind::Blocked, why: why.into() }
     }

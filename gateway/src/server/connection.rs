@@ -1,7 +1,6 @@
 //! The task of one connection: the shell around a session. It reads, submits, sends, keeps the
 //! time, and decides nothing.
 
-mod notes;
 mod socket;
 mod submit;
 
@@ -13,12 +12,11 @@ use super::{
 };
 use crate::{
     auth::Verified,
-    ingest::{self, Checked, ConnectionContext, Guard, Outcome, StreamId},
+    ingest::{self, Checked, ConnectionContext, Guard, Notes, Outcome, StreamId},
     session::{Action, Close, CloseCode, Facts, Now, Peer, Session},
 };
 use bytes::Bytes;
 use futures_util::{Sink, Stream};
-use notes::Notes;
 use proto::{DeviceMessage, ErrorCode, GatewayMessage};
 use socket::{offence, web_socket};
 use std::{

@@ -6,7 +6,6 @@
 //! device when to come back. What a message means is the business of `session` and `ingest`.
 
 mod answer;
-mod clock;
 mod closing;
 mod connection;
 mod frames;
@@ -20,6 +19,7 @@ mod watched;
 pub use registry::{MAX_TAKEOVERS, Registry, TAKEOVER_WINDOW};
 pub use tls::{ClientCa, Tls, TlsError, TlsOptions};
 
+use crate::ingest::clock::{Clock, WallClock};
 use crate::{
     auth::Authenticator,
     ingest::{Guards, Request, Rules},
@@ -28,7 +28,6 @@ use crate::{
     session,
     state::State,
 };
-use clock::{Clock, WallClock};
 use listener::Listener;
 use proto::message::{AckMode, Window};
 use std::{

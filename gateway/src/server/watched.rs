@@ -1,10 +1,10 @@
 //! The stream under a WebSocket: counts bytes for liveness, and holds the limits on frames.
 
 use super::{
-    clock::Clock,
     frames::{Excess, FrameWatch},
     tls::TlsStream,
 };
+use crate::ingest::clock::Clock;
 use crate::session::Heard;
 use std::{
     io,

@@ -26,6 +26,7 @@ pub use hello::Agreed;
 use liveness::Liveness;
 pub use liveness::{Heard, Patience};
 use nack::Complaint;
+pub use nack::{nack_again, nack_of};
 use order::{Order, Verdict};
 use outstanding::Outstanding;
 use proto::{Ack, ErrorCode, GatewayMessage, Hello, Nack, Welcome, message::MessageError};

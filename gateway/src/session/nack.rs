@@ -106,6 +106,25 @@ pub(super) fn refusal(seq: u64, complaint: &Complaint, max_bytes: u32) -> Nack {
     }
 }
 
+/// The nack of a batch that was checked and taken, if anything of it was refused; at most
+/// `max_bytes` long as a message.
+pub fn nack_of(facts: &Facts, max_bytes: u32) -> Option<Nack> {
+    Complaint::of(facts).map(|complaint| refusal(facts.seq, &complaint, max_bytes))
+}
+
+/// The same for a batch that had been taken before, from what was refused of it then.
+pub fn nack_again(
+    facts: &Facts,
+    refused: &[Refusal],
+    refused_total: u32,
+    refused_whole: Option<ErrorCode>,
+    max_bytes: u32,
+) -> Option<Nack> {
+    let fresh = Complaint::of(facts);
+    Complaint::repeated(refused, refused_total, refused_whole, fresh.as_deref())
+        .map(|complaint| refusal(facts.seq, &complaint, max_bytes))
+}
+
 /// Another sequence number comes next.
 pub(super) fn out_of_order(seq: u64, expected: u64) -> Nack {
     Nack { expected: Some(expected), ..bare(seq, ErrorCode::OutOfOrder) }

@@ -16,6 +16,7 @@ mod influx_trouble;
 mod influxdb;
 mod log_command;
 mod mqtt_sink;
+mod mqtt_source;
 mod oracle;
 mod order_and_retry;
 mod rooms;

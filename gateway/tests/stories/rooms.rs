@@ -19,6 +19,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("ingest", &["log", "state", "record", "metrics"]),
     ("client_tls", &[]),
     ("mqtt", &[]),
+    ("mqtt_source", &["mqtt", "session", "ingest", "auth", "state", "record", "metrics"]),
     ("sink", &["record", "metrics", "mqtt", "client_tls"]),
     ("forward", &["log", "sink", "record", "metrics"]),
     ("session", &["ingest", "record"]),

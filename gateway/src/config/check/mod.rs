@@ -62,6 +62,7 @@ impl TryFrom<&raw::Raw> for Config {
             ack: raw.ack,
             server: server(&raw.server)?,
             tls: tls(&raw.tls)?,
+            mqtt_source: mqtt::source(&raw.mqtt_source, &raw.auth)?,
             auth: auth(&raw.auth)?,
             log: log(&raw.log, &limits)?,
             limits,

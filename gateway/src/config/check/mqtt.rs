@@ -1,10 +1,10 @@
 //! What a broker needs: `[sinks.NAME]` of type "mqtt".
 
-use super::{Invalid, duration, pem, read, within};
+use super::{Invalid, duration, name, pem, read, within};
 use crate::config::{
     raw,
     units::{Size, Span},
-    valid::{MqttBroker, MqttPayload, MqttSink, Secret, StoreToken},
+    valid::{MqttBroker, MqttPayload, MqttSink, MqttSource, Secret, StoreToken},
 };
 use std::{path::PathBuf, time::Duration};
 
@@ -119,6 +119,10 @@ fn is_text(text: &str) -> bool {
     (1..=MAX_TEXT_BYTES).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
+fn is_measurement(text: &str) -> bool {
+    is_text(text) && text.len() <= 128 && !text.starts_with('_') && !text.starts_with("gateway_")
+}
+
 fn password(keys: &BrokerKeys<'_>, at: &impl Fn(&str) -> String) -> Result<StoreToken, Invalid> {
     let key = match (keys.password_file, keys.password_env) {
         (None, None) => return Ok(StoreToken::None),
@@ -149,6 +153,64 @@ fn password(keys: &BrokerKeys<'_>, at: &impl Fn(&str) -> String) -> Result<Store
             format!("names the environment variable {variable:?}, which holds no password"),
         )),
     }
+}
+
+/// `[mqtt_source]`, if it is switched on.
+pub(super) fn source(
+    of: &raw::MqttSource,
+    auth: &raw::Auth,
+) -> Result<Option<MqttSource>, Invalid> {
+    if !of.enabled {
+        return Ok(None);
+    }
+    let at = |key: &str| format!("mqtt_source.{key}");
+    let realm = name(at("realm"), &of.realm)?;
+    let default = || "default".to_owned();
+    let taken = auth.jwt.iter().map(|root| &root.realm);
+    let mut taken = taken.chain(auth.client_ca.iter().map(|root| &root.realm));
+    if realm == "default" || taken.any(|of| *of.clone().unwrap_or_else(default) == *realm) {
+        return Err(Invalid::new(
+            at("realm"),
+            format!(
+                "is \"{realm}\", which is another root's, so that both could vouch for one \
+                 device: give these devices a realm of their own"
+            ),
+        ));
+    }
+    if let Some(group) = &of.share {
+        name(at("share"), group)?;
+    }
+    if let Some(measurement) = &of.measurement
+        && !is_measurement(measurement)
+    {
+        let what = "must be 1 to 128 bytes without control characters, and begin neither with _ \
+                    nor with gateway_";
+        return Err(Invalid::new(at("measurement"), what));
+    }
+    let in_flight = within(&at("in_flight"), of.in_flight.into(), 1..=64)?;
+    let (shortest, longest) = (Duration::ZERO, Duration::from_secs(365 * 24 * 3600));
+    let keys = BrokerKeys {
+        url: of.url.as_ref(),
+        client_id: of.client_id.as_ref(),
+        user: of.user.as_ref(),
+        password_file: of.password_file.as_ref(),
+        password_env: of.password_env.as_ref(),
+        ca_file: of.ca_file.as_ref(),
+        cert_file: of.cert_file.as_ref(),
+        key_file: of.key_file.as_ref(),
+        keep_alive: of.keep_alive,
+        timeout: of.timeout,
+    };
+    Ok(Some(MqttSource {
+        broker: broker(&keys, &at)?,
+        realm,
+        share: of.share.clone(),
+        acks: of.acks,
+        in_flight: u16::try_from(in_flight).unwrap_or(1),
+        keep_session: duration(&at("keep_session"), of.keep_session, shortest, longest)?,
+        time_unit: of.time_unit,
+        measurement: of.measurement.as_deref().map(Into::into),
+    }))
 }
 
 /// The keys of a sink.
@@ -209,8 +271,41 @@ fn fault_of_topic(topic: &str) -> Option<String> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_source_has_a_realm_of_its_own_and_a_broker() {
+        let given = raw::MqttSource {
+            enabled: true,
+            url: Some("mqtts://broker".to_owned()),
+            ..raw::MqttSource::default()
+        };
+        let root = raw::Jwt { realm: Some("plant".to_owned()), ..raw::Jwt::default() };
+        let auth = raw::Auth { jwt: vec![root], ..raw::Auth::default() };
+        let of = |change: fn(&mut raw::MqttSource)| {
+            let mut changed = given.clone();
+            change(&mut changed);
+            source(&changed, &auth).map_err(|invalid| invalid.key)
+        };
+        assert!(of(|of| of.share = Some("gateways".to_owned())).unwrap().is_some());
+        assert_eq!(of(|of| (of.enabled, of.url) = (false, None)), Ok(None));
+        for (change, wrong) in [
+            ((|of| of.url = None) as fn(&mut raw::MqttSource), "url"),
+            (|of| of.realm = "plant".to_owned(), "realm"),
+            (|of| of.realm = "default".to_owned(), "realm"),
+            (|of| of.realm = "A".to_owned(), "realm"),
+            (|of| of.share = Some("a/b".to_owned()), "share"),
+            (|of| of.measurement = Some("gateway_x".to_owned()), "measurement"),
+            (|of| of.measurement = Some(String::new()), "measurement"),
+            (|of| of.in_flight = 0, "in_flight"),
+            (|of| of.in_flight = 65, "in_flight"),
+            (|of| of.keep_session = Span(Duration::from_secs(400 * 86_400)), "keep_session"),
+        ] {
+            assert_eq!(of(change).unwrap_err(), format!("mqtt_source.{wrong}"));
+        }
+    }
 
     #[test]
     fn an_address_has_a_host_and_perhaps_a_port() {

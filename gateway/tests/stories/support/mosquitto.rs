@@ -1,8 +1,15 @@
 //! A real mosquitto on a free port in a temporary directory, and its own clients.
 
 use super::{PATIENCE, eventually, servers::free_port};
+use gateway::{
+    client_tls::client_config,
+    mqtt::{
+        Broker, Connection, Login, Password, QoS, Session,
+        packet::{Packet, Publish},
+    },
+};
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -154,6 +161,86 @@ impl Mosquitto {
             assert!(begun.elapsed() < PATIENCE, "mosquitto_sub did not subscribe: {text}");
         }
         subscriber
+    }
+
+    /// Publishes one message as `user`; false if the broker refuses it.
+    pub fn publish(&self, user: &str, topic: &str, payload: &[u8]) -> bool {
+        self.publish_with(user, topic, payload, &[])
+    }
+
+    /// …with more arguments for `mosquitto_pub`.
+    pub fn publish_with(&self, user: &str, topic: &str, payload: &[u8], more: &[&str]) -> bool {
+        let mut command = self.client("mosquitto_pub", user);
+        // It takes an empty input for no message at all.
+        let from = if payload.is_empty() { "-n" } else { "-s" };
+        command.args(["-t", topic, from]).args(more);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| missing(&command, &error));
+        child.stdin.take().unwrap().write_all(payload).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        output.status.success() && !said.contains("Not authorized")
+    }
+
+    /// The broker as `user` sees it, for a client of this process.
+    pub fn as_seen_by(&self, user: &str) -> Broker {
+        let tls = client_config(Some(&self.file("ca.pem")), None).unwrap();
+        Broker {
+            host: "localhost".to_owned(),
+            port: self.port,
+            tls: Some(tls),
+            client_id: format!("{user}-publisher"),
+            login: Some(Login {
+                user: user.to_owned(),
+                password: Password::Text(PASSWORD.to_owned()),
+            }),
+            keep_alive: PATIENCE,
+            timeout: PATIENCE,
+        }
+    }
+}
+
+/// Publishes messages at QoS 1 as a careful device does: what the broker has not acknowledged goes
+/// out again on the next connection.
+pub async fn publish_all(broker: Broker, topic: String, messages: Vec<Vec<u8>>) {
+    const UNDER_WAY: usize = 10;
+    let mut acked = vec![false; messages.len()];
+    while acked.contains(&false) {
+        let session = Session { keep: None, receive_maximum: 1, max_packet_bytes: 1 << 16 };
+        let Ok(mut connection) = Connection::open(&broker, &session).await else {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            continue;
+        };
+        let mut left = (0..messages.len()).filter(|&at| !acked[at]).collect::<Vec<_>>();
+        left.reverse();
+        let mut under_way = Vec::new();
+        loop {
+            while under_way.len() < UNDER_WAY
+                && let Some(at) = left.pop()
+            {
+                let publish = Publish {
+                    qos: QoS::AtLeastOnce,
+                    topic: topic.clone().into(),
+                    pkid: u16::try_from(at + 1).unwrap(),
+                    payload: messages[at].clone().into(),
+                    ..Publish::default()
+                };
+                connection.queue(&Packet::Publish(publish)).unwrap();
+                under_way.push(at);
+            }
+            if under_way.is_empty() {
+                break;
+            }
+            match connection.next().await {
+                Ok(Packet::PubAck(ack)) => {
+                    let at = usize::from(ack.pkid) - 1;
+                    acked[at] = true;
+                    under_way.retain(|of| *of != at);
+                }
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
     }
 }
 

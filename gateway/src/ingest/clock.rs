@@ -15,21 +15,29 @@ const DOUBT_US: u64 = 60 * 1_000_000;
 
 /// Microseconds since the server was made, on a clock that never goes back.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Clock {
+pub struct Clock {
     start: Instant,
 }
 
+impl Default for Clock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Clock {
-    pub(super) fn new() -> Self {
+    /// Begins at 0.
+    pub fn new() -> Self {
         Self { start: Instant::now() }
     }
 
-    pub(super) fn now_us(&self) -> u64 {
+    /// Microseconds now.
+    pub fn now_us(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
     /// The moment of `us` microseconds.
-    pub(super) fn instant(&self, us: u64) -> tokio::time::Instant {
+    pub fn instant(&self, us: u64) -> tokio::time::Instant {
         // Far away is as good as never; a day is far from what any timer here waits for.
         const FAR: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
         let at = self.start + std::time::Duration::from_micros(us.min(u64::MAX / 4096));
@@ -39,7 +47,7 @@ impl Clock {
 
 /// The wall clock.
 #[derive(Debug, Clone)]
-pub(super) struct WallClock {
+pub struct WallClock {
     clock: Clock,
     watch: Arc<JumpWatch>,
 }
@@ -53,20 +61,21 @@ struct JumpWatch {
 }
 
 impl WallClock {
-    pub(super) fn new(clock: Clock) -> Self {
+    /// The wall clock beside a steady one.
+    pub fn new(clock: Clock) -> Self {
         let offset_ns = unix_ns() - steady_ns(clock.now_us());
         let watch = JumpWatch { offset_ns: offset_ns.into(), jumped_us: u64::MAX.into() };
         Self { clock, watch: Arc::new(watch) }
     }
 
     /// Nanoseconds since the Unix epoch, and whether they can be held against a device.
-    pub(super) fn now(&self) -> crate::ingest::Now {
+    pub fn now(&self) -> super::Now {
         let (ns, now_us) = (unix_ns(), self.clock.now_us());
-        crate::ingest::Now { ns, settled: self.watch.settled(ns, now_us) }
+        super::Now { ns, settled: self.watch.settled(ns, now_us) }
     }
 
     /// Milliseconds since the Unix epoch.
-    pub(super) fn unix_ms(&self) -> i64 {
+    pub fn unix_ms(&self) -> i64 {
         unix_ns() / 1_000_000
     }
 }

@@ -1,9 +1,7 @@
-//! What a connection notes of its device, for operators.
+//! What is noted of a device for operators, while it is heard.
 
-use crate::{
-    ingest::{self, Checked, Outcome},
-    state::{Device, Devices, Refused},
-};
+use super::{Checked, Outcome, show_readings};
+use crate::state::{Device, Devices, Refused};
 use std::sync::Arc;
 
 /// Refused readings of a batch that are kept to be shown.
@@ -12,21 +10,22 @@ const MAX_SHOWN: usize = 4;
 /// are all bad must not cost more than another.
 const SHOW_AGAIN_MS: i64 = 1_000;
 
-/// The notes of one connection.
+/// The notes of one connection, or of one subscription.
 #[derive(Debug)]
-pub(super) struct Notes {
+pub struct Notes {
     device: Arc<Device>,
     /// The last sequence number of the stream that is known to be logged.
     logged_seq: Option<u64>,
 }
 
 impl Notes {
-    pub(super) fn new(device: Arc<Device>) -> Self {
+    /// Of this device, which was let in.
+    pub fn new(device: Arc<Device>) -> Self {
         Self { device, logged_seq: None }
     }
 
     /// A batch was checked.
-    pub(super) fn sent(&self, devices: &Devices, now_ms: i64, checked: &Checked) {
+    pub fn sent(&self, devices: &Devices, now_ms: i64, checked: &Checked) {
         let newest_ms = checked.newest_ns.map(|ns| ns / 1_000_000);
         self.device.sent(now_ms, checked.accepted, checked.refused.len(), newest_ms);
         let is_good = checked.refused.is_empty() && checked.refused_whole.is_none();
@@ -37,7 +36,7 @@ impl Notes {
     }
 
     /// The committer has answered.
-    pub(super) fn outcome(&mut self, outcome: &Outcome) {
+    pub fn outcome(&mut self, outcome: &Outcome) {
         match outcome {
             Outcome::Opened { logged_seq, .. } => self.logged_seq = *logged_seq,
             Outcome::Logged { seq, .. } => {
@@ -50,13 +49,18 @@ impl Notes {
         }
     }
 
+    /// A batch without an order was logged.
+    pub fn logged(&self, seq: u64) {
+        self.device.logged(seq, 0);
+    }
+
     /// A batch was acknowledged after so many microseconds.
-    pub(super) fn acked(&self, waited_us: u64) {
+    pub fn acked(&self, waited_us: u64) {
         self.device.acked(waited_us);
     }
 
-    /// The connection has ended.
-    pub(super) fn left(&self, now_ms: i64) {
+    /// The connection has ended, or the device is not kept any more.
+    pub fn left(&self, now_ms: i64) {
         self.device.left(now_ms);
     }
 }
@@ -75,7 +79,7 @@ fn refusals(now_ms: i64, checked: &Checked) -> Vec<Refused> {
     }
     let shown = &checked.details[..checked.details.len().min(MAX_SHOWN)];
     let indices: Vec<u32> = shown.iter().map(|refused| refused.index).collect();
-    let readings = ingest::show_readings(&checked.payload, &indices);
+    let readings = show_readings(&checked.payload, &indices);
     let refused = shown.iter().zip(readings).map(|(refused, reading)| Refused {
         at_ms: now_ms,
         seq: checked.seq,
