@@ -18,8 +18,8 @@ test: test-tools
 # the table is reached; ends non-zero if anything acknowledged was lost. Hours, as root; goes on
 # where it was stopped. CHAOS_TRIALS=kill_9_of_a_fleet,… CHAOS_SEED=7; target/chaos/report.json
 chaos: test-tools
-	cargo build --workspace --examples --bins --locked
-	cargo test -p gateway --locked --test chaos -- --ignored --exact table::every_row --nocapture
+	cargo build --release --workspace --examples --bins --locked
+	cargo test --release -p gateway --locked --test chaos -- --ignored --exact table::every_row --nocapture
 
 # Formatting, lints, documentation, licences and sources of dependencies.
 check: deny

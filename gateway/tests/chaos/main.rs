@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
+mod away;
 mod calls;
 mod disk;
 mod disk_full;

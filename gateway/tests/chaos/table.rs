@@ -4,12 +4,12 @@
 //! reached its figure is not run again; `target/chaos/report.json` remembers, and each chunk of a
 //! row has a seed of its own, which is printed before it begins.
 
-use super::{calls, disk_full, fleet, power_cut, trouble};
+use super::{away, calls, disk_full, fleet, power_cut, trouble};
 use serde_json::{Value, json};
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// What one chunk of a trial came to.
@@ -20,6 +20,8 @@ pub struct Outcome {
     pub lost: u64,
     pub false_acks: u64,
     pub duplicates: u64,
+    /// Figures that no column has.
+    pub said: String,
 }
 
 impl Outcome {
@@ -29,6 +31,7 @@ impl Outcome {
         self.lost += other.lost;
         self.false_acks += other.false_acks;
         self.duplicates += other.duplicates;
+        self.said.push_str(&other.said);
     }
 
     /// What every short form asserts.
@@ -69,6 +72,10 @@ const ROWS: &[Row] = &[
     row("errors_at_each_call", 1, |seed| calls::failing_at_each(seed, 25)),
     row("disk_full", 15, |_| disk_full::each_way()),
     row("each_bit_and_length", 1, |_| suite("log_trials", "corruption::", &[])),
+    row("sink_away_for_10_minutes", 1, |seed| {
+        let (around, away) = (Duration::from_secs(30), Duration::from_secs(600));
+        away::of_a_store(away::Plan { seed, readings_per_s: 20_000, around, away })
+    }),
     row("sinks_in_trouble", 1, |_| suite("stories", "influx", &[])),
     row("clock_jumps", 20, |seed| trouble::clock_jumps(seed, 5)),
     row("stopped_for_60_s", 20, |seed| trouble::stopped(seed, 20, 60)),
@@ -130,6 +137,7 @@ fn total(before: &Value, row: &Row, seed: u64, seconds: u64, outcome: &Outcome) 
         "target_acked": row.acked,
         "seed": seed,
         "seconds": number(before, "seconds") + seconds,
+        "said": outcome.said,
     })
 }
 
