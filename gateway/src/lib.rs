@@ -24,6 +24,7 @@ pub mod logging;
 pub mod metrics;
 pub mod mqtt;
 pub mod mqtt_source;
+pub mod quarantine;
 pub mod record;
 pub mod server;
 pub mod session;
@@ -140,14 +141,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (stop_sinks, stop_admin) = (CancellationToken::new(), CancellationToken::new());
     let ledger = sinks.ledger_source(&accepted_total);
     let retained = sinks.cursors();
-    let rewinder = sinks.rewinder(&config, &log);
+    let commands = sinks.commands(&config, &log);
     let mut admin_task = Tasks::new();
     let of_device = sinks.device_ledger(&log);
-    let sources = Sources { registry, readiness: readiness.clone(), ledger, of_device };
+    let quarantine = sinks.quarantine_source();
+    let sources = Sources { registry, readiness: readiness.clone(), ledger, of_device, quarantine };
     admin_task.spawn("admin listener", ok(admin.serve(sources, stop_admin.clone())));
     match admin::Control::bind(&sinks::control_socket(&dir)) {
         Ok(control) => {
-            let serving = control.serve(rewinder, stop_admin.clone());
+            let serving = control.serve(commands, stop_admin.clone());
             admin_task.spawn("local socket", ok(serving));
         }
         Err(error) => tracing::warn!(

@@ -3,6 +3,8 @@
 //! 0: done, or stopped in order. 1: something failed while running. 2: the command line or the
 //! configuration is wrong; nothing was touched.
 
+mod cli;
+
 use clap::{Args, Parser, Subcommand};
 use gateway::{
     config::{self, Config, ConfigError, Overrides},
@@ -66,6 +68,9 @@ enum Command {
     /// Shows where the sinks stand, takes one back, or forgets one
     #[command(subcommand)]
     Sink(SinkCommand),
+    /// Readings that a store refused: shown, sent again, given up
+    #[command(subcommand)]
+    Quarantine(cli::quarantine::QuarantineCommand),
 }
 
 #[derive(Subcommand)]
@@ -246,6 +251,7 @@ fn execute(command: Command) -> Result<(), Failure> {
             print(&(key.mint(&device, now.as_secs(), ttl).map_err(running)? + "\n"))
         }
         Command::Log { command } => look(command),
+        Command::Quarantine(command) => cli::quarantine::execute(command),
     }
 }
 

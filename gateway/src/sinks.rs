@@ -1,9 +1,11 @@
 //! The configured sinks, each with its forwarder and its cursor.
 
 mod of_device;
+mod replay;
 mod running;
 mod standing;
 
+pub use replay::{Replayed, give_up, quarantined, replay};
 pub(crate) use standing::control_socket;
 pub use standing::{Rewound, Standing, list, remove, rewind};
 
@@ -14,10 +16,11 @@ use crate::{
         valid::{self, SinkKind, WhenFull},
     },
     data_dir::DataDir,
-    forward::{CursorFile, Ended, Forwarder, Handle, Options, RejectedFile, Setup, Start, Status},
+    forward::{CursorFile, Ended, Forwarder, Handle, Options, Setup, Start, Status},
     log,
     metrics::{MqttSinkMetrics, Registry, SinkMetrics, StoreMetrics},
-    record::{FieldKind, Ledger, Position},
+    quarantine::{self, OfSink, Quarantine},
+    record::{FieldKind, Ledger, Moves, Position},
     shutdown::Tasks,
     sink::{KindWitness, LogRange, Sink, influxdb, mqtt, store},
     state::Types,
@@ -46,12 +49,16 @@ type Running = Pin<Box<dyn Future<Output = Ended> + Send>>;
 struct Opened {
     run: Run,
     handle: Handle,
+    again: replay::Again,
     required: bool,
     when_full: WhenFull,
 }
 
 /// The sinks before they run.
-pub(crate) struct Sinks(Vec<Opened>);
+pub(crate) struct Sinks {
+    opened: Vec<Opened>,
+    quarantine: Arc<Quarantine>,
+}
 
 /// Where every sink stands, and which of them give way when the log is full.
 pub(crate) struct Cursors(Vec<(Handle, WhenFull)>);
@@ -142,11 +149,14 @@ pub(crate) fn open(
     let state = state(dir);
     fs::create_dir_all(&state).with_context(|| format!("cannot make {}", state.display()))?;
     let range = LogRange { uuid: log.uuid(), oldest: log.oldest(), end: log.durable() };
-    let mut sinks = Vec::new();
+    let quarantine = Arc::new(open_quarantine(config, dir)?);
+    let mut opened = Vec::new();
     for configured in &config.sinks {
         standing::begin(configured, &state, log)?;
-        let place = Place { config, configured, state: &state, range, log, accepted_total };
-        let (run, handle) = match &configured.kind {
+        let quarantine = &quarantine;
+        let place =
+            Place { config, configured, state: &state, range, log, accepted_total, quarantine };
+        let (run, handle, again) = match &configured.kind {
             SinkKind::Store { path, keep_for } => {
                 let metrics = StoreMetrics::new(registry);
                 let store = store::Store::open(wire::store(path, *keep_for), range, metrics)?;
@@ -167,9 +177,22 @@ pub(crate) fn open(
             }
         };
         let (required, when_full) = (configured.required, configured.when_full);
-        sinks.push(Opened { run, handle, required, when_full });
+        opened.push(Opened { run, handle, again, required, when_full });
     }
-    Ok(Sinks(sinks))
+    Ok(Sinks { opened, quarantine })
+}
+
+fn quarantine_file(dir: &DataDir) -> PathBuf {
+    dir.path.join("quarantine.db")
+}
+
+fn open_quarantine(config: &Config, dir: &DataDir) -> anyhow::Result<Quarantine> {
+    let when_full = match config.quarantine.drop_oldest {
+        true => quarantine::WhenFull::DropOldest,
+        false => quarantine::WhenFull::Hold,
+    };
+    let options = quarantine::Options { max_bytes: config.quarantine.max_bytes, when_full };
+    Ok(Quarantine::open(&quarantine_file(dir), options)?)
 }
 
 /// What stores say of kinds reaches the table of kinds.
@@ -198,15 +221,28 @@ struct Place<'a> {
     range: LogRange,
     log: &'a log::Shared,
     accepted_total: &'a Arc<AtomicU64>,
+    quarantine: &'a Arc<Quarantine>,
 }
 
 impl Place<'_> {
-    fn forwarder<K: Sink>(&self, sink: K, registry: &Registry) -> anyhow::Result<(Run, Handle)> {
-        let sink = Arc::new(sink);
+    fn forwarder<K: Sink>(
+        &self,
+        sink: K,
+        registry: &Registry,
+    ) -> anyhow::Result<(Run, Handle, replay::Again)> {
+        let sink = Arc::new(replay::Turns::new(sink));
         let name = &self.configured.name;
         let start = Start::of(&*sink, &cursor_file(self.state, name), self.range)?;
         self.accepted_total.fetch_max(start.accepted_total(), Ordering::AcqRel);
-        let rejected = rejected_file(self.state, name, start.position())?;
+        let quarantine = Arc::clone(self.quarantine);
+        let ledger = start.ledger();
+        let uuid = self.range.uuid;
+        let of_older = self.state.join(format!("{name}.refused.jsonl"));
+        let (of, at) = ((name.as_str(), uuid), (start.position(), &ledger));
+        quarantine::take_over(&quarantine, &of_older, of, at)
+            .with_context(|| format!("cannot take over {}", of_older.display()))?;
+        let rejected = OfSink::open(quarantine, name, uuid, start.position(), &ledger)?;
+        let again = replay::again(&sink);
         let (forwarder, handle) = Forwarder::new(Setup {
             options: options(self.config, self.configured),
             sink,
@@ -218,7 +254,7 @@ impl Place<'_> {
             metrics: SinkMetrics::new(registry, name),
         });
         let run: Run = Box::new(|stop| Box::pin(forwarder.run(stop)));
-        Ok((run, handle))
+        Ok((run, handle, again))
     }
 }
 
@@ -232,11 +268,6 @@ fn options(config: &Config, sink: &valid::Sink) -> Options {
     }
 }
 
-fn rejected_file(state: &Path, sink: &str, committed: Position) -> anyhow::Result<RejectedFile> {
-    let path = state.join(format!("{sink}.refused.jsonl"));
-    RejectedFile::open(&path, committed).with_context(|| format!("cannot open {}", path.display()))
-}
-
 impl Sinks {
     /// The position up to which acks may go, by the mode.
     pub(crate) fn ack_position(
@@ -245,7 +276,7 @@ impl Sinks {
         log: &log::Shared,
         tasks: &mut Tasks,
     ) -> watch::Receiver<Position> {
-        let required = self.0.iter().filter(|sink| sink.required);
+        let required = self.opened.iter().filter(|sink| sink.required);
         let mut cursors: Vec<_> = required.map(|sink| sink.handle.committed.clone()).collect();
         match (mode, cursors.len()) {
             (AckMode::Durable, _) | (AckMode::Stored, 0) => log.watch_durable(),
@@ -260,13 +291,14 @@ impl Sinks {
 
     /// Every cursor, for retention.
     pub(crate) fn cursors(&self) -> Cursors {
-        Cursors(self.0.iter().map(|sink| (sink.handle.clone(), sink.when_full)).collect())
+        Cursors(self.opened.iter().map(|sink| (sink.handle.clone(), sink.when_full)).collect())
     }
 
     /// The ledger as operators see it.
     pub(crate) fn ledger_source(&self, accepted_total: &Arc<AtomicU64>) -> LedgerSource {
-        let handles: Vec<Handle> = self.0.iter().map(|sink| sink.handle.clone()).collect();
+        let handles: Vec<Handle> = self.opened.iter().map(|sink| sink.handle.clone()).collect();
         let accepted_total = Arc::clone(accepted_total);
+        let quarantine = Arc::clone(&self.quarantine);
         Arc::new(move || {
             let ledgers: Vec<Ledger> =
                 handles.iter().map(|handle| *handle.ledger.borrow()).collect();
@@ -275,7 +307,10 @@ impl Sinks {
                 .iter()
                 .map(|ledger| ledger.accepted_total)
                 .fold(accepted_total.load(Ordering::Acquire), u64::max);
-            let of_sink = |(handle, ledger): (&Handle, &Ledger)| of_sink(handle, ledger, accepted);
+            let of_sink = |(handle, ledger): (&Handle, &Ledger)| {
+                let moves: Moves = quarantine.known(&handle.name).moves;
+                of_sink(handle, &moves.applied(*ledger), accepted)
+            };
             LedgerSnapshot { sinks: handles.iter().zip(&ledgers).map(of_sink).collect(), accepted }
         })
     }
@@ -284,7 +319,7 @@ impl Sinks {
     /// the gateway is not ready while it is.
     pub(crate) fn spawn(self, stop: &CancellationToken, readiness: &Readiness) -> Tasks {
         let mut tasks = Tasks::new();
-        for Opened { run, handle, required, .. } in self.0 {
+        for Opened { run, handle, required, .. } in self.opened {
             let name = handle.name.to_string();
             let (stop, readiness) = (stop.clone(), readiness.clone());
             tasks.spawn("forwarder", async move {
@@ -332,6 +367,8 @@ fn of_sink(handle: &Handle, ledger: &Ledger, total: u64) -> SinkLedger {
             ("skipped", dropped.skipped),
             ("unsupported", dropped.unsupported),
             ("expired", dropped.expired),
+            ("quarantine_full", dropped.quarantine_full),
+            ("operator", dropped.operator),
         ]),
         pending: total - ledger.accepted_total,
     }

@@ -2,6 +2,9 @@
 
 use crate::{Hello, RawValue, TimeUnit, msgpack::Write};
 
+/// A map of one pair, and the key `batch`.
+const BATCH_KEY: &[u8] = b"\x81\xa5batch";
+
 /// Writes complete `batch` messages: start one with [`readings`](Self::readings) or
 /// [`columns`](Self::columns), add what was announced, take the bytes with
 /// [`finish`](Self::finish). Lengths stand before their content in MessagePack, so they are
@@ -143,10 +146,19 @@ impl BatchEncoder {
         &self.buffer
     }
 
+    /// The body of the message alone: what stands under the key `batch`.
+    ///
+    /// # Panics
+    /// Nothing was started, or fewer readings or columns came than were announced.
+    pub fn body(&self) -> &[u8] {
+        &self.finish()[BATCH_KEY.len()..]
+    }
+
     fn start(&mut self, seq: u64, key: &str) {
         self.buffer.clear();
         self.rows = None;
-        self.buffer.extend_from_slice(b"\x81\xa5batch\x82\xa3seq");
+        self.buffer.extend_from_slice(BATCH_KEY);
+        self.buffer.extend_from_slice(b"\x82\xa3seq");
         self.buffer.put_uint(seq);
         self.buffer.put_str(key);
     }

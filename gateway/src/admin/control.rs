@@ -4,6 +4,10 @@
 //! | call | does |
 //! |---|---|
 //! | `POST /v1/sinks/NAME/rewind` `{"to": RECORD or null}` | lets a sink get everything again |
+//! | `POST /v1/quarantine/replay` `{…}` | sends refused readings to their sinks once more, a page |
+//! | `POST /v1/quarantine/drop` `{…}` | gives refused readings up |
+//!
+//! The object says which readings of the quarantine are meant; [`Commands`] know its keys.
 
 use super::{connection, problem};
 use axum::{
@@ -39,6 +43,28 @@ pub(super) type Rewinding = Pin<Box<dyn Future<Output = Result<serde_json::Value
 /// Rewinds the sink of this name.
 pub type Rewinder = Arc<dyn Fn(String, RewindTo) -> Rewinding + Send + Sync>;
 
+/// What a command has done, or why it has not.
+pub type Doing = Pin<Box<dyn Future<Output = anyhow::Result<serde_json::Value>> + Send>>;
+/// Carries out a request, a JSON object.
+pub type Command = Arc<dyn Fn(serde_json::Value) -> Doing + Send + Sync>;
+
+/// What the socket can do.
+#[derive(Clone)]
+pub struct Commands {
+    /// Takes a sink back.
+    pub rewind: Rewinder,
+    /// Sends refused readings again.
+    pub replay: Command,
+    /// Drops refused readings.
+    pub give_up: Command,
+}
+
+impl std::fmt::Debug for Commands {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Commands")
+    }
+}
+
 /// The bound socket, not yet serving.
 #[derive(Debug)]
 pub struct Control {
@@ -62,11 +88,19 @@ impl Control {
     }
 
     /// Serves until `stop` is cancelled, then removes the socket.
-    pub async fn serve(self, rewind: Rewinder, stop: CancellationToken) {
+    pub async fn serve(self, commands: Commands, stop: CancellationToken) {
         let router = Router::new()
             .route("/v1/sinks/{name}/rewind", post(rewind_sink))
+            .route(
+                "/v1/quarantine/replay",
+                post(|State(of): State<Commands>, request| carry_out(of.replay, request)),
+            )
+            .route(
+                "/v1/quarantine/drop",
+                post(|State(of): State<Commands>, request| carry_out(of.give_up, request)),
+            )
             .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is nothing at this path") })
-            .with_state(rewind);
+            .with_state(commands);
         let connections = TaskTracker::new();
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
@@ -96,7 +130,7 @@ impl Control {
 }
 
 async fn rewind_sink(
-    State(rewind): State<Rewinder>,
+    State(commands): State<Commands>,
     UrlPath(name): UrlPath<String>,
     to: Result<Json<RewindTo>, JsonRejection>,
 ) -> Response {
@@ -104,9 +138,23 @@ async fn rewind_sink(
         Ok(Json(to)) => to,
         Err(error) => return problem(StatusCode::BAD_REQUEST, &error.body_text()),
     };
-    match rewind(name, to).await {
+    match (commands.rewind)(name, to).await {
         Ok(done) => Json(done).into_response(),
         Err(why) => problem(StatusCode::CONFLICT, &why),
+    }
+}
+
+async fn carry_out(
+    command: Command,
+    request: Result<Json<serde_json::Value>, JsonRejection>,
+) -> Response {
+    let request = match request {
+        Ok(Json(request)) => request,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, &error.body_text()),
+    };
+    match command(request).await {
+        Ok(done) => Json(done).into_response(),
+        Err(why) => problem(StatusCode::CONFLICT, &format!("{why:#}")),
     }
 }
 

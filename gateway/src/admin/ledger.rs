@@ -72,6 +72,10 @@ impl LedgerSnapshot {
                 })
             })
             .collect();
-        json!({ "accepted": self.accepted, "sinks": sinks, "balanced": self.balanced() })
+        let quarantined: u64 = self.sinks.iter().map(|sink| sink.quarantined).sum();
+        json!({
+            "accepted": self.accepted, "quarantined": quarantined, "sinks": sinks,
+            "balanced": self.balanced(),
+        })
     }
 }

@@ -8,11 +8,12 @@
 //! | `/readyz` | 200, or 503 with the reasons |
 //! | `/api/v1/ledger` | the ledger, JSON |
 //! | `/api/v1/ledger/device?id=ID&realm=REALM` | a device's, from what the log still has |
+//! | `/api/v1/quarantine` | readings that sinks refused: `sink`, `device`, `after`, `limit` (to 1,000) |
 //!
 //! It refuses: whoever lacks the token (if there is one; off loopback there always is), pages of
 //! other origins, names that are not ours on loopback, slow and large requests. It changes nothing
-//! and knows no other room: what it shows comes through [`Readiness`] and [`LedgerSource`]. What
-//! changes something goes through [`Control`], the socket for the command line.
+//! and knows no other room: what it shows comes through [`Sources`]. What changes something goes
+//! through [`Control`], the socket for the command line.
 
 mod control;
 mod guard;
@@ -20,7 +21,7 @@ mod ledger;
 mod page;
 mod readiness;
 
-pub use control::{Control, RewindTo, Rewinder, call};
+pub use control::{Command, Commands, Control, Doing, RewindTo, Rewinder, call};
 pub use ledger::{DeviceLedgerSource, LedgerSnapshot, LedgerSource, SinkLedger};
 pub use readiness::{NotReady, Readiness};
 
@@ -73,6 +74,26 @@ pub struct Sources {
     pub ledger: LedgerSource,
     /// `/api/v1/ledger/device`.
     pub of_device: DeviceLedgerSource,
+    /// `/api/v1/quarantine`.
+    pub quarantine: QuarantineSource,
+}
+
+/// Looks into the quarantine; blocks for the disk.
+pub type QuarantineSource =
+    Arc<dyn Fn(QuarantineQuery) -> anyhow::Result<serde_json::Value> + Send + Sync>;
+
+/// Which page of the quarantine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QuarantineQuery {
+    /// Only of this sink.
+    pub sink: Option<String>,
+    /// Only of this device id.
+    pub device: Option<String>,
+    /// Only after this id: the last one of the page before.
+    pub after: Option<i64>,
+    /// How many at most.
+    pub limit: Option<u32>,
 }
 
 impl std::fmt::Debug for Sources {
@@ -174,6 +195,15 @@ async fn connection(
 }
 
 fn router(sources: Sources, guard: guard::Guard) -> Router {
+    routes()
+        .layer(middleware::from_fn(in_time))
+        .layer(middleware::from_fn_with_state(Arc::new(guard), guard::check))
+        .layer(middleware::map_response(secure))
+        .with_state(sources)
+}
+
+/// What is shown, to whoever may ask.
+fn routes() -> Router<Sources> {
     Router::new()
         .route("/", get(show_page))
         .route("/style.css", get(style))
@@ -182,14 +212,11 @@ fn router(sources: Sources, guard: guard::Guard) -> Router {
         .route("/readyz", get(readyz))
         .route("/api/v1/ledger", get(show_ledger))
         .route("/api/v1/ledger/device", get(show_device))
+        .route("/api/v1/quarantine", get(show_quarantine))
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is nothing at this path") })
         .method_not_allowed_fallback(|| async {
             problem(StatusCode::METHOD_NOT_ALLOWED, "this path is only read: use GET")
         })
-        .layer(middleware::from_fn(in_time))
-        .layer(middleware::from_fn_with_state(Arc::new(guard), guard::check))
-        .layer(middleware::map_response(secure))
-        .with_state(sources)
 }
 
 /// An answer in the form of RFC 9457.
@@ -267,6 +294,21 @@ async fn show_device(
     match (sources.of_device)(realm, id).await {
         Ok(ledger) => Json(ledger).into_response(),
         Err(why) => problem(StatusCode::INTERNAL_SERVER_ERROR, &why),
+    }
+}
+
+async fn show_quarantine(
+    State(sources): State<Sources>,
+    query: Result<Query<QuarantineQuery>, QueryRejection>,
+) -> Response {
+    let Ok(Query(query)) = query else {
+        let detail = "the query takes sink, device, after and limit (a number)";
+        return problem(StatusCode::BAD_REQUEST, detail);
+    };
+    match tokio::task::spawn_blocking(move || (sources.quarantine)(query)).await {
+        Ok(Ok(page)) => Json(page).into_response(),
+        Ok(Err(error)) => problem(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error:#}")),
+        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
 }
 

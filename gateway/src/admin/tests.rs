@@ -2,9 +2,9 @@
 
 use super::*;
 use std::collections::BTreeMap;
-use tokio::net::TcpStream;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
     task::JoinHandle,
 };
 
@@ -39,7 +39,8 @@ async fn start(token: Option<&str>) -> Running {
             }
         })
     });
-    let sources = Sources { registry, readiness: readiness.clone(), ledger, of_device };
+    let quarantine: QuarantineSource = Arc::new(|query| Ok(json!({ "last": query.after })));
+    let sources = Sources { registry, readiness: readiness.clone(), ledger, of_device, quarantine };
     let config = valid::Admin {
         listen: "127.0.0.1:0".parse().unwrap(),
         token: token.map(valid::Secret::new),
@@ -110,6 +111,7 @@ async fn the_ledger_is_told_with_its_balance() {
     let expected = serde_json::json!({
         "accepted": 10,
         "balanced": true,
+        "quarantined": 1,
         "sinks": [{
             "name": "store", "epoch": 2, "accepted": 10, "stored": 6, "quarantined": 1,
             "dropped": { "unsupported": 1 }, "pending": 2, "balanced": true,
@@ -122,6 +124,10 @@ async fn the_ledger_is_told_with_its_balance() {
     let answer = json(&gateway.get(&of("?id=a&realm=plant-2")).await);
     assert_eq!(answer["realm"], "plant-2");
     assert!(gateway.get(&of("")).await.starts_with("HTTP/1.1 400"));
+    let page = gateway.get("/api/v1/quarantine?after=7").await;
+    assert_eq!(json(&page), serde_json::json!({ "last": 7 }));
+    let page = gateway.get("/api/v1/quarantine?limit=all").await;
+    assert!(page.starts_with("HTTP/1.1 400") && page.contains("limit (a number)"), "{page}");
     assert!(gateway.get(&of("?id=broken")).await.contains("the disk is gone"));
     let wrong = SinkLedger { accepted: 3, stored: 4, ..SinkLedger::default() };
     assert_eq!(wrong.difference(), -1);

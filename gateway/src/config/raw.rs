@@ -31,6 +31,7 @@ pub(super) struct Raw {
     pub(super) mqtt_source: MqttSource,
     pub(super) log: Log,
     pub(super) sinks: BTreeMap<String, Sink>,
+    pub(super) quarantine: Quarantine,
     pub(super) admin: Admin,
     pub(super) shutdown: Shutdown,
     pub(super) logging: Logging,
@@ -49,6 +50,7 @@ impl Default for Raw {
             mqtt_source: MqttSource::default(),
             log: Log::default(),
             sinks: BTreeMap::new(),
+            quarantine: Quarantine::default(),
             admin: Admin::default(),
             shutdown: Shutdown::default(),
             logging: Logging::default(),
@@ -415,6 +417,26 @@ pub(super) struct Admin {
 impl Default for Admin {
     fn default() -> Self {
         Self { listen: Address((Ipv4Addr::LOCALHOST, 8080).into()), token_file: None }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum QuarantineFull {
+    Hold,
+    DropOldest,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Quarantine {
+    pub(super) max_bytes: Size,
+    pub(super) when_full: QuarantineFull,
+}
+
+impl Default for Quarantine {
+    fn default() -> Self {
+        Self { max_bytes: Size(256 * MIB), when_full: QuarantineFull::Hold }
     }
 }
 

@@ -27,6 +27,8 @@ pub struct Config {
     pub sinks: Vec<Sink>,
     /// Where devices that speak MQTT only are heard, if anywhere.
     pub mqtt_source: Option<MqttSource>,
+    /// What sinks refused.
+    pub quarantine: Quarantine,
     /// The listener for operators.
     pub admin: Admin,
     /// How to stop.
@@ -374,6 +376,15 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")
     }
+}
+
+/// `[quarantine]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantine {
+    /// Most bytes of refused readings, with their words.
+    pub max_bytes: u64,
+    /// When that is reached, the oldest are dropped and counted; else the sink waits.
+    pub drop_oldest: bool,
 }
 
 /// `[shutdown]`

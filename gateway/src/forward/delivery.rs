@@ -6,6 +6,7 @@ use crate::{
     record::{Dropped, EnvelopeError, Ledger, Point, Points, Position, Value},
     sink::{Batch, RejectedPoint, Sink, SinkError},
 };
+use proto::{BatchEncoder, RawValue};
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 use tokio::{
     sync::watch,
@@ -52,7 +53,7 @@ pub(super) struct Delivery<K> {
     pub(super) rewound: watch::Sender<Answered>,
     pub(super) backoff: Backoff,
     /// Counts of earlier epochs since the start: metrics do not go back.
-    pub(super) earlier: Ledger,
+    pub(super) earlier: watch::Sender<Ledger>,
     pub(super) metrics: SinkMetrics,
 }
 
@@ -213,16 +214,17 @@ impl<K: Sink> Delivery<K> {
             None => cursor.ledger = self.sink.ledger().unwrap_or_default(),
             Some(file) => {
                 let rejected = describe(batch, points);
-                let dropped = Dropped { unsupported, ..Dropped::default() };
-                batch.enter(&mut cursor.ledger, rejected.len() as u64, dropped);
                 let (file, handler) = (Arc::clone(file), Arc::clone(&self.rejected));
+                let batch = batch.clone();
                 let keep = task::spawn_blocking(move || {
-                    if !rejected.is_empty() {
-                        handler.keep(&rejected)?;
-                    }
-                    file.save(&cursor)
+                    let quarantine_full = handler.keep(&rejected)?;
+                    let kept = (rejected.len() as u64).saturating_sub(quarantine_full);
+                    let dropped = Dropped { unsupported, quarantine_full, ..Dropped::default() };
+                    batch.enter(&mut cursor.ledger, kept, dropped);
+                    file.save(&cursor)?;
+                    Ok::<_, io::Error>(cursor)
                 });
-                keep.await.map_err(io::Error::other)??;
+                cursor = keep.await.map_err(io::Error::other)??;
             }
         }
         self.publish(cursor);
@@ -233,7 +235,10 @@ impl<K: Sink> Delivery<K> {
         self.cursor = cursor;
         self.ledger.send_replace(cursor.ledger);
         self.committed.send_replace(cursor.position);
-        self.metrics.ledger(&cursor.ledger.plus(&self.earlier), cursor.position);
+        // Last: from here on what is kept may leave, and the ledger has it.
+        self.rejected.passed(cursor.position);
+        let shown = shown(&*self.rejected, &cursor.ledger).plus(&self.earlier.borrow());
+        self.metrics.ledger(&shown, cursor.position);
     }
 
     /// Whether the sink is to be rewound.
@@ -248,10 +253,11 @@ impl<K: Sink> Delivery<K> {
         let before = self.cursor;
         let epoch = before.ledger.epoch + 1;
         let cursor = Cursor { position, ledger: Ledger { epoch, ..Ledger::beginning(accepted) } };
+        let gone = shown(&*self.rejected, &before.ledger);
         let answer = match self.place(cursor).await {
             Ok(()) => {
                 self.skipped_to = Position::ZERO;
-                self.earlier = before.ledger.plus(&self.earlier);
+                self.earlier.send_modify(|earlier| *earlier = gone.plus(earlier));
                 self.publish(cursor);
                 tracing::info!(
                     sink = %self.name, from = %before.position, to = %position, epoch,
@@ -271,8 +277,8 @@ impl<K: Sink> Delivery<K> {
         };
         let (file, handler) = (Arc::clone(file), Arc::clone(&self.rejected));
         let kept = task::spawn_blocking(move || {
-            handler.rewound(position)?;
-            file.save(&cursor)
+            file.save(&cursor)?;
+            handler.rewound(position, &ledger)
         });
         let kept = kept.await.map_err(io::Error::other).and_then(|kept| kept);
         kept.map_err(|error| format!("the cursor cannot be kept: {error}"))
@@ -298,6 +304,12 @@ impl<K: Sink> Delivery<K> {
     }
 }
 
+/// The ledger with what has left the quarantine, for counters: they never go back, so what was kept
+/// and left again stays counted as kept.
+pub(super) fn shown(rejected: &dyn RejectedHandler, ledger: &Ledger) -> Ledger {
+    Ledger { quarantined: ledger.quarantined, ..rejected.moves().applied(*ledger) }
+}
+
 /// Takes the record that does not decode out of the batch and counts its readings.
 fn without(batch: &mut Batch, error: &EnvelopeError) -> Result<(), String> {
     let bad = match error {
@@ -321,10 +333,16 @@ fn describe(batch: &Batch, points: &[RejectedPoint]) -> Vec<Rejected> {
         return Vec::new();
     }
     let reasons: BTreeMap<_, _> = points.iter().map(|point| (point.id, &point.reason)).collect();
+    let mut received = batch.records.iter().map(|record| (record.position, &record.envelope));
+    let mut of = received.next();
     let mut rejected = Vec::with_capacity(reasons.len());
     let walked = batch.for_each_point(&mut Points::default(), |point| {
         if let Some(reason) = reasons.get(&point.id) {
-            rejected.push(entry(point, reason));
+            while of.is_some_and(|(position, _)| position < point.id.position) {
+                of = received.next();
+            }
+            let receive_ns = of.map_or(0, |(_, envelope)| envelope.receive_ns);
+            rejected.push(entry(point, receive_ns, reason));
         }
     });
     if let Err(error) = walked {
@@ -333,23 +351,31 @@ fn describe(batch: &Batch, points: &[RejectedPoint]) -> Vec<Rejected> {
     rejected
 }
 
-fn entry(point: &Point<'_>, reason: &str) -> Rejected {
-    let value = |value: &Value<'_>| match *value {
-        Value::Float(x) => x.into(),
-        Value::Int(n) => n.into(),
-        Value::Bool(b) => b.into(),
-        Value::Str(text) => text.into(),
-    };
-    let text = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
+fn entry(point: &Point<'_>, receive_ns: i64, reason: &str) -> Rejected {
+    let fields: Vec<_> = point.fields.iter().map(|&(name, value)| (name, raw(value))).collect();
+    let mut encoder = BatchEncoder::new();
+    encoder.readings(1, 1).reading(
+        Some(point.measurement),
+        Some(point.time_ns),
+        point.tags,
+        &fields,
+    );
     Rejected {
-        position: point.id.position.0,
+        position: point.id.position,
         index: point.id.index,
         reason: reason.to_owned(),
         realm: point.identity.realm.to_string(),
         device: point.identity.device.to_string(),
-        measurement: point.measurement.to_owned(),
-        time_ns: point.time_ns,
-        tags: point.tags.iter().map(text).collect(),
-        fields: point.fields.iter().map(|(name, of)| ((*name).to_owned(), value(of))).collect(),
+        receive_ns,
+        reading: encoder.body().to_vec(),
+    }
+}
+
+fn raw(value: Value<'_>) -> RawValue<'_> {
+    match value {
+        Value::Float(x) => RawValue::Float(x),
+        Value::Int(n) => RawValue::Int(n),
+        Value::Bool(b) => RawValue::Bool(b),
+        Value::Str(text) => RawValue::Str(text),
     }
 }

@@ -18,6 +18,27 @@ struct Rig {
     appended: u64,
 }
 
+/// The embedded store refuses nothing.
+#[derive(Debug)]
+struct Refusing;
+
+impl RejectedHandler for Refusing {
+    fn keep(&self, rejected: &[Rejected]) -> std::io::Result<u64> {
+        assert!(rejected.is_empty(), "the embedded store refuses nothing");
+        Ok(0)
+    }
+
+    fn passed(&self, _: Position) {}
+
+    fn moves(&self) -> crate::record::Moves {
+        crate::record::Moves::default()
+    }
+
+    fn rewound(&self, _: Position, _: &Ledger) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 impl Rig {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -87,7 +108,6 @@ impl Rig {
         let options = store::Options::new(self.path());
         let sink = Arc::new(Store::open(options, range, StoreMetrics::new(&registry)).unwrap());
         let start = Start::of(&*sink, &self.dir.path().join("unused"), range).unwrap();
-        let rejected = self.dir.path().join("rejected.jsonl");
         let (forwarder, handle) = Forwarder::new(Setup {
             options: Options {
                 batch_readings: 70,
@@ -99,7 +119,7 @@ impl Rig {
             sink,
             durable: self.log.watch_durable(),
             accepted_total: Arc::clone(&self.total),
-            rejected: Arc::new(RejectedFile::open(&rejected, Position::ZERO).unwrap()),
+            rejected: Arc::new(Refusing),
             metrics: SinkMetrics::new(&registry, "store"),
         });
         let stop = stop.clone();

@@ -28,7 +28,7 @@ mod tests;
 
 pub use backoff::Backoff;
 pub use cursor::{Cursor, CursorError, CursorFile};
-pub use rejected::{Rejected, RejectedFile, RejectedHandler};
+pub use rejected::{Rejected, RejectedHandler};
 pub use source::{RecordSource, SourceError};
 
 use crate::{
@@ -140,6 +140,11 @@ impl Start {
     /// Accepted readings in the log up to where the sink stands, as it remembers.
     pub fn accepted_total(&self) -> u64 {
         self.cursor.ledger.accepted_total
+    }
+
+    /// The ledger there.
+    pub fn ledger(&self) -> Ledger {
+        self.cursor.ledger
     }
 
     /// The first record that is to be read.
@@ -275,7 +280,7 @@ impl<K: Sink, S: RecordSource> Forwarder<K, S> {
         let (ask, asked) = watch::channel(Ask::default());
         let (rewound, answers) = watch::channel((0, Ok((Position::ZERO, 0))));
         let name: Arc<str> = options.name.as_str().into();
-        metrics.ledger(&cursor.ledger, cursor.position);
+        metrics.ledger(&delivery::shown(&*rejected, &cursor.ledger), cursor.position);
         let delivery = Delivery {
             name: Arc::clone(&name),
             sink,
@@ -290,7 +295,7 @@ impl<K: Sink, S: RecordSource> Forwarder<K, S> {
             ask: asked.clone(),
             asked: 0,
             rewound,
-            earlier: Ledger::default(),
+            earlier: watch::Sender::new(Ledger::default()),
             backoff: options.backoff,
             metrics,
         };
@@ -315,12 +320,18 @@ impl<K: Sink, S: RecordSource> Forwarder<K, S> {
         let Self { mut reader, mut delivery, accepted_total, drain_deadline } = self;
         let metrics = delivery.metrics.clone();
         let (status, ledger) = (delivery.status.subscribe(), delivery.ledger.subscribe());
+        let (earlier, committed) = (delivery.earlier.subscribe(), delivery.committed.subscribe());
+        let rejected = Arc::clone(&delivery.rejected);
         let report = || {
             let ledger = *ledger.borrow();
+            // Readings leave the quarantine without a batch of the forwarder.
+            let shown = delivery::shown(&*rejected, &ledger).plus(&earlier.borrow());
+            metrics.ledger(&shown, *committed.borrow());
+            let ledger = rejected.moves().applied(ledger);
             let accepted = accepted_total.load(Ordering::Relaxed);
             let pending = accepted.saturating_sub(ledger.accepted_total);
             let up = matches!(*status.borrow(), Status::Running);
-            metrics.state(pending, ledger.imbalance(accepted), up);
+            metrics.state(pending, ledger.quarantined, ledger.imbalance(accepted), up);
         };
         let deadline = async {
             stop.cancelled().await;

@@ -27,6 +27,37 @@ struct Log {
     reads: u64,
 }
 
+/// What was refused, in memory.
+#[derive(Debug, Default)]
+struct Kept {
+    rejected: Mutex<Vec<Rejected>>,
+    passed: Mutex<Position>,
+    rewound: Mutex<Vec<(Position, u64)>>,
+}
+
+impl RejectedHandler for Kept {
+    fn keep(&self, rejected: &[Rejected]) -> std::io::Result<u64> {
+        let mut kept = self.rejected.lock().unwrap();
+        kept.retain(|of| of.position <= *self.passed.lock().unwrap());
+        kept.extend_from_slice(rejected);
+        Ok(0)
+    }
+
+    fn passed(&self, position: Position) {
+        *self.passed.lock().unwrap() = position;
+    }
+
+    fn moves(&self) -> crate::record::Moves {
+        crate::record::Moves::default()
+    }
+
+    fn rewound(&self, position: Position, ledger: &Ledger) -> std::io::Result<()> {
+        self.rewound.lock().unwrap().push((position, ledger.epoch));
+        self.passed(position);
+        Ok(())
+    }
+}
+
 #[derive(Debug)]
 struct MemoryReader {
     log: MemoryLog,
@@ -185,6 +216,7 @@ struct Rig {
     stop: CancellationToken,
     options: Options,
     registry: Registry,
+    kept: Arc<Kept>,
 }
 
 impl Rig {
@@ -197,6 +229,7 @@ impl Rig {
             range: LogRange { uuid: Uuid::new_v4(), oldest: Position(1), end: Position(u64::MAX) },
             durable: watch::Sender::new(Position::ZERO),
             sink: Arc::new(sink),
+            kept: Arc::default(),
             stop: CancellationToken::new(),
             options: Options::new("scripted"),
             registry: Registry::new(),
@@ -206,8 +239,6 @@ impl Rig {
     fn start(&self) -> (Handle, JoinHandle<Ended>) {
         let path = self.dir.path().join("scripted.cursor");
         let start = Start::of(&*self.sink, &path, self.range).unwrap();
-        let rejected = self.dir.path().join("rejected.jsonl");
-        let rejected = RejectedFile::open(&rejected, start.cursor.position).unwrap();
         let (forwarder, handle) = Forwarder::new(Setup {
             options: self.options.clone(),
             sink: Arc::clone(&self.sink),
@@ -215,7 +246,7 @@ impl Rig {
             start,
             durable: self.durable.subscribe(),
             accepted_total: Arc::clone(&self.log.0.lock().unwrap().accepted),
-            rejected: Arc::new(rejected),
+            rejected: Arc::clone(&self.kept) as Arc<dyn RejectedHandler>,
             metrics: SinkMetrics::new(&self.registry, "scripted"),
         });
         let stop = self.stop.clone();
@@ -319,13 +350,17 @@ async fn what_the_destination_refuses_is_kept_before_the_cursor_passes_it() {
     let ledger = *handle.ledger.borrow();
     assert_eq!((ledger.stored, ledger.quarantined), (3, 2));
     assert!(balanced(&ledger));
-    let text = std::fs::read_to_string(rig.dir.path().join("rejected.jsonl")).unwrap();
-    let kept: Vec<Rejected> =
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kept = rig.kept.rejected.lock().unwrap();
     assert_eq!(kept.len(), 2);
-    assert_eq!((kept[0].position, kept[0].index, &*kept[0].reason), (1, 2, "type conflict"));
-    assert_eq!(kept[0].fields["x"], 2.0);
-    assert_eq!((kept[1].position, kept[1].index, &*kept[1].device), (2, 0, "d"));
+    let first = (kept[0].position.0, kept[0].index, &*kept[0].reason);
+    assert_eq!(first, (1, 2, "type conflict"));
+    let second = (kept[1].position.0, kept[1].index, &*kept[1].device);
+    assert_eq!(second, (2, 0, "d"));
+    // What is kept decodes as the record of a log does.
+    let batch = proto::Batch::open(&kept[0].reading, &Limits::unbounded()).unwrap();
+    let (mut readings, mut raw) = (batch.readings(), proto::RawReading::default());
+    assert!(matches!(readings.next(&mut raw), Ok(Some(Ok(())))));
+    assert!(matches!(raw.fields[..], [("x", RawValue::Float(2.0))]), "{:?}", raw.fields);
 }
 
 #[tokio::test(start_paused = true)]

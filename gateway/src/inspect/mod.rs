@@ -6,7 +6,7 @@
 
 mod stat;
 mod tail;
-mod text;
+pub mod text;
 mod verify;
 
 pub use stat::stat;

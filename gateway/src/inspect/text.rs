@@ -17,7 +17,7 @@ fn acts(c: char) -> bool {
 }
 
 /// In quotes, with everything that acts escaped.
-pub(super) fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
     for c in text.chars() {
@@ -32,13 +32,13 @@ pub(super) fn quoted(text: &str) -> String {
 }
 
 /// A name: as it is where it is plain, else in quotes.
-pub(super) fn name(text: &str) -> String {
+pub fn name(text: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "_.:@%/+-".contains(c);
     if !text.is_empty() && text.chars().all(plain) { text.to_owned() } else { quoted(text) }
 }
 
 /// One line of JSON, with everything that acts escaped; such characters stand only within strings.
-pub(super) fn json(value: &serde_json::Value) -> String {
+pub fn json(value: &serde_json::Value) -> String {
     let plain = value.to_string();
     if !plain.chars().any(acts) {
         return plain;
@@ -57,7 +57,7 @@ pub(super) fn json(value: &serde_json::Value) -> String {
 }
 
 /// Nanoseconds since the Unix epoch as RFC 3339.
-pub(super) fn time(ns: i64) -> String {
+pub fn time(ns: i64) -> String {
     match u64::try_from(ns) {
         Ok(ns) => humantime::format_rfc3339(UNIX_EPOCH + Duration::from_nanos(ns)).to_string(),
         // The formatter begins with 1970.
@@ -66,13 +66,13 @@ pub(super) fn time(ns: i64) -> String {
 }
 
 /// The time now, nanoseconds since the Unix epoch.
-pub(super) fn now_ns() -> i64 {
+pub fn now_ns() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// Bytes for people.
-pub(super) fn bytes(bytes: u64) -> String {
+pub fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     let mut shown = format!("{bytes} B");
     #[expect(clippy::cast_precision_loss, reason = "rounded for people anyway")]

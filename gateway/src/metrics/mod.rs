@@ -393,6 +393,8 @@ struct DroppedCounters {
     skipped: Counter,
     unsupported: Counter,
     expired: Counter,
+    quarantine_full: Counter,
+    operator: Counter,
 }
 
 /// One sink and its forwarder. The counters follow the ledger, which lives across restarts.
@@ -403,6 +405,7 @@ pub struct SinkMetrics {
     dropped: DroppedCounters,
     pending: Gauge,
     imbalance: Gauge,
+    in_quarantine: Gauge,
     position: Gauge,
     up: Gauge,
     /// Duration of an attempt to write a batch.
@@ -439,7 +442,8 @@ impl SinkMetrics {
             ),
             quarantined: registry.counter(
                 "gateway_sink_quarantined_readings_total",
-                "Readings that the destination refused, kept with the reason.",
+                "Readings that the destination refused and the quarantine took; those that left it \
+                 again stay counted.",
                 &labels,
             ),
             dropped: DroppedCounters {
@@ -447,6 +451,8 @@ impl SinkMetrics {
                 skipped: dropped("skipped"),
                 unsupported: dropped("unsupported"),
                 expired: dropped("expired"),
+                quarantine_full: dropped("quarantine_full"),
+                operator: dropped("operator"),
             },
             pending: registry.gauge(
                 "gateway_sink_pending_readings",
@@ -462,6 +468,11 @@ impl SinkMetrics {
                 "gateway_ledger_imbalance_readings",
                 "Readings that the sink has passed and cannot account for: anything but 0 that \
                  stays is an error of the gateway.",
+                &labels,
+            ),
+            in_quarantine: registry.gauge(
+                "gateway_quarantine_readings",
+                "Readings of the sink's ledger that are in the quarantine now.",
                 &labels,
             ),
             up: registry.gauge(
@@ -494,17 +505,21 @@ impl SinkMetrics {
     pub fn ledger(&self, ledger: &Ledger, position: Position) {
         self.stored.absolute(ledger.stored);
         self.quarantined.absolute(ledger.quarantined);
-        let Dropped { damaged, skipped, unsupported, expired } = ledger.dropped;
+        let Dropped { damaged, skipped, unsupported, expired, quarantine_full, operator } =
+            ledger.dropped;
         self.dropped.damaged.absolute(damaged);
         self.dropped.skipped.absolute(skipped);
         self.dropped.unsupported.absolute(unsupported);
         self.dropped.expired.absolute(expired);
+        self.dropped.quarantine_full.absolute(quarantine_full);
+        self.dropped.operator.absolute(operator);
         self.position.set(position.0 as f64);
     }
 
     /// Publishes how the sink is doing.
     #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
-    pub fn state(&self, pending: u64, imbalance: i128, up: bool) {
+    pub fn state(&self, pending: u64, in_quarantine: u64, imbalance: i128, up: bool) {
+        self.in_quarantine.set(in_quarantine as f64);
         self.pending.set(pending as f64);
         self.imbalance.set(imbalance as f64);
         self.up.set(f64::from(u8::from(up)));

@@ -12,12 +12,21 @@ pub struct Dropped {
     pub unsupported: u64,
     /// Older than what the destination is told to keep.
     pub expired: u64,
+    /// Refused by the destination, and the quarantine was full.
+    pub quarantine_full: u64,
+    /// Refused by the destination, and an operator dropped them from the quarantine.
+    pub operator: u64,
 }
 
 impl Dropped {
     /// The sum over all reasons.
     pub const fn total(&self) -> u64 {
-        self.damaged + self.skipped + self.unsupported + self.expired
+        self.damaged
+            + self.skipped
+            + self.unsupported
+            + self.expired
+            + self.quarantine_full
+            + self.operator
     }
 
     /// Adds the counts of another.
@@ -26,6 +35,33 @@ impl Dropped {
         self.skipped += other.skipped;
         self.unsupported += other.unsupported;
         self.expired += other.expired;
+        self.quarantine_full += other.quarantine_full;
+        self.operator += other.operator;
+    }
+}
+
+/// Where readings went that left the quarantine of a sink. They stand in the quarantine's own
+/// file, committed with the removal, and are put on top of the ledger that goes with the cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Moves {
+    /// Sent again, and confirmed by the destination.
+    pub stored: u64,
+    /// Given up, by reason.
+    pub dropped: Dropped,
+}
+
+impl Moves {
+    /// All that left.
+    pub const fn total(&self) -> u64 {
+        self.stored + self.dropped.total()
+    }
+
+    /// The ledger as it is with these moves.
+    pub fn applied(&self, mut ledger: Ledger) -> Ledger {
+        ledger.quarantined = ledger.quarantined.saturating_sub(self.total());
+        ledger.stored += self.stored;
+        ledger.dropped.add(self.dropped);
+        ledger
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     record::{Envelope, Position},
 };
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::Semaphore;
 
 /// Most bytes of the log that are walked, in whole segments; the newest one always is.
@@ -21,17 +21,23 @@ const MAX_WALKS: usize = 1;
 impl Sinks {
     /// What operators ask about a device.
     pub(crate) fn device_ledger(&self, log: &log::Shared) -> DeviceLedgerSource {
-        let handles: Vec<_> = self.0.iter().map(|sink| sink.handle.clone()).collect();
+        let handles: Vec<_> = self.opened.iter().map(|sink| sink.handle.clone()).collect();
         let (log, walks) = (log.clone(), Arc::new(Semaphore::new(MAX_WALKS)));
+        let quarantine = Arc::clone(&self.quarantine);
         Arc::new(move |realm, device| {
             let (log, walks, handles) = (log.clone(), Arc::clone(&walks), handles.clone());
+            let quarantine = Arc::clone(&quarantine);
             Box::pin(async move {
                 let permit = walks.acquire_owned().await.map_err(|error| error.to_string())?;
                 let walked = tokio::task::spawn_blocking(move || {
                     let _permit = permit;
                     // Before the walk: what comes meanwhile is pending, not gone.
                     let cursors = handles.iter().map(|of| (&*of.name, *of.committed.borrow()));
-                    walk(&log, &realm, &device, &cursors.collect::<Vec<_>>())
+                    let cursors = cursors.collect::<Vec<_>>();
+                    let first = first(&log);
+                    let here = quarantine.of_device((&realm, &device), log.uuid(), first);
+                    let here = here.map_err(|error| error.to_string())?;
+                    walk(&log, first, (&realm, &device), &cursors, &here)
                 });
                 walked.await.map_err(|error| error.to_string())?
             })
@@ -41,11 +47,11 @@ impl Sinks {
 
 fn walk(
     log: &log::Shared,
-    realm: &str,
-    device: &str,
+    first: Position,
+    (realm, device): (&str, &str),
     cursors: &[(&str, Position)],
+    quarantined: &BTreeMap<String, u64>,
 ) -> Result<Value, String> {
-    let first = first(log);
     let (mut last, mut accepted, mut refused) = (first, 0, 0);
     let mut pending = vec![0; cursors.len()];
     let mut unreadable = 0;
@@ -80,7 +86,10 @@ fn walk(
         .iter()
         .zip(&pending)
         .map(|((name, _), pending)| {
-            json!({ "name": name, "passed": accepted - pending, "pending": pending })
+            json!({
+                "name": name, "passed": accepted - pending, "pending": pending,
+                "quarantined": quarantined.get(*name).copied().unwrap_or(0),
+            })
         })
         .collect();
     Ok(json!({

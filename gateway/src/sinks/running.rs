@@ -20,7 +20,7 @@ impl Sinks {
     pub(crate) fn rewinder(&self, config: &Config, log: &log::Shared) -> Rewinder {
         let mode = config.ack;
         let of = |of: &Opened| (of.handle.clone(), mode == AckMode::Stored && of.required);
-        let sinks: Arc<[(Handle, bool)]> = self.0.iter().map(of).collect();
+        let sinks: Arc<[(Handle, bool)]> = self.opened.iter().map(of).collect();
         let log = log.clone();
         Arc::new(move |name, RewindTo { to }| {
             let (sinks, log) = (Arc::clone(&sinks), log.clone());

@@ -14,6 +14,7 @@ use crate::{
     forward::{Cursor, CursorFile},
     log::{self, LogError},
     metrics::Registry,
+    quarantine,
     record::{Envelope, Ledger, Position},
     sink::{LogRange, store},
     wire,
@@ -54,7 +55,8 @@ pub struct Rewound {
 /// # Errors
 /// A cursor cannot be read.
 pub fn list(config: &Config) -> anyhow::Result<Vec<Standing>> {
-    let state = state(&DataDir::new(&config.data_dir));
+    let dir = DataDir::new(&config.data_dir);
+    let state = state(&dir);
     let mut found = Vec::new();
     for sink in &config.sinks {
         let cursor = cursor(sink, &state)?.map(|(_, cursor)| cursor);
@@ -74,6 +76,13 @@ pub fn list(config: &Config) -> anyhow::Result<Vec<Standing>> {
         if !config.sinks.iter().any(|sink| sink.name == name) {
             let cursor = CursorFile::peek(&path)?.map(|(_, cursor)| cursor);
             found.push(Standing { name: name.to_owned(), kind: None, cursor });
+        }
+    }
+    for Standing { name, cursor, .. } in &mut found {
+        if let Some(cursor) = cursor {
+            let moves =
+                quarantine::moves(&super::quarantine_file(&dir), name, cursor.ledger.epoch)?;
+            cursor.ledger = moves.applied(cursor.ledger);
         }
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
@@ -201,7 +210,10 @@ fn put(sink: &Sink, state: &Path, log: &log::Shared, cursor: Cursor) -> anyhow::
 }
 
 /// The log, as a gateway would open it.
-fn open_log(config: &Config, dir: &DataDir) -> anyhow::Result<(log::Writer, log::Shared)> {
+pub(super) fn open_log(
+    config: &Config,
+    dir: &DataDir,
+) -> anyhow::Result<(log::Writer, log::Shared)> {
     let options = wire::log(config, dir, &Registry::new());
     let files = Arc::new(log::RealFiles);
     let identity = log::identity(&options.dir, &*files)?;

@@ -2,7 +2,7 @@
 //! VictoriaMetrics.
 
 use super::support::{
-    Home,
+    Gateway, Home,
     device::{Device, one_reading},
     eventually,
     servers::{Influx, VictoriaMetrics},
@@ -21,7 +21,7 @@ fn config(influx: &Influx, more: &str) -> String {
 }
 
 #[tokio::test]
-async fn three_poisoned_points_of_5000_are_set_aside_and_the_rest_is_stored() {
+async fn three_poisoned_points_of_5000_are_quarantined_and_stored_when_the_store_is_mended() {
     let influx = Influx::start(&["telemetry"]);
     let home = Home::new();
     // With the guard they would not come as far as the store.
@@ -59,6 +59,49 @@ async fn three_poisoned_points_of_5000_are_set_aside_and_the_rest_is_stored() {
         assert_eq!((of["device"].as_str(), of["fields"]["value"].as_str()), (Some("d"), Some("x")));
     }
     eventually("the embedded store holds all of them", || home.count("d") == 5_002);
+
+    // The store is as it was: it says the same again.
+    let replayed = home.quarantine(&["replay", "--sink", "influx"]);
+    assert_eq!(replayed, (0, "0 readings stored, 3 refused again\n".to_owned()));
+    assert_eq!(home.refused("influx").len(), 3);
+    let ledger = ledger(&gateway, "influx");
+    assert_eq!((&ledger["stored"], &ledger["quarantined"]), (&4_999.into(), &3.into()));
+    let (status, page) = gateway.get("/api/v1/quarantine?sink=influx&device=d&limit=2");
+    let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+    assert_eq!((status, page["entries"].as_array().map(Vec::len)), (200, Some(2)));
+    assert_eq!(page["entries"][1]["index"], 2_500);
+    let (_, of_device) = gateway.get("/api/v1/ledger/device?id=d");
+    let of_device: serde_json::Value = serde_json::from_str(&of_device).unwrap();
+    let of_influx = of_device["sinks"].as_array().unwrap().iter().find(|of| of["name"] == "influx");
+    assert_eq!(of_influx.unwrap()["quarantined"], 3, "{of_device}");
+
+    influx.query("telemetry", "DROP MEASUREMENT test");
+    let replayed = home.quarantine(&["replay"]);
+    assert_eq!(replayed, (0, "3 readings stored, 0 refused again\n".to_owned()));
+    let rows = influx.query("telemetry", "SELECT value, device FROM test");
+    let texts = poisoned.map(|n| serde_json::json!([(TIME_MS + 1 + n) * 1_000_000, "x", "d"]));
+    assert_eq!(rows.into_iter().map(Into::into).collect::<Vec<serde_json::Value>>(), texts);
+    assert_eq!(home.refused("influx"), Vec::<serde_json::Value>::new());
+    let is_settled = |gateway: &Gateway| {
+        let ledger = self::ledger(gateway, "influx");
+        assert_eq!((&ledger["stored"], &ledger["quarantined"]), (&5_002.into(), &0.into()));
+        eventually("the metrics say so", || {
+            gateway.metric("gateway_sink_stored_readings_total", "influx") == 5_002.0
+                && gateway.metric("gateway_quarantine_readings", "influx") == 0.0
+        });
+        assert_eq!(gateway.metric("gateway_ledger_imbalance_readings", ""), 0.0);
+    };
+    is_settled(&gateway);
+    gateway.kill();
+    is_settled(&home.start_with(&config(&influx, "[types]\nguard = false\n")));
+}
+
+/// The sink's part of the ledger, which balances.
+fn ledger(gateway: &Gateway, sink: &str) -> serde_json::Value {
+    let (status, text) = gateway.get("/api/v1/ledger");
+    let ledger: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((status, &ledger["balanced"]), (200, &true.into()), "{ledger:#}");
+    ledger["sinks"].as_array().unwrap().iter().find(|of| of["name"] == sink).unwrap().clone()
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// These know everyone; nobody knows them.
-const WIRING: &[&str] = &["lib", "main", "sinks", "wire"];
+const WIRING: &[&str] = &["lib", "main", "cli", "sinks", "wire"];
 
 /// Each room with the rooms it may import.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
@@ -22,6 +22,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("mqtt_source", &["mqtt", "session", "ingest", "auth", "state", "record", "metrics"]),
     ("sink", &["record", "metrics", "mqtt", "client_tls"]),
     ("forward", &["log", "sink", "record", "metrics"]),
+    ("quarantine", &["forward", "record"]),
     ("session", &["ingest", "record"]),
     ("auth", &["record", "metrics"]),
     ("server", &["session", "ingest", "auth", "state", "record", "metrics"]),

@@ -9,8 +9,8 @@ use super::{
     units::{Span, format_duration},
     valid::{
         Admin, Auth, ClientCaRoot, Config, JwtRoot, Limits, Log, LogFormat, Logging,
-        MAX_MESSAGE_BYTES, MAX_READINGS, MAX_WINDOW_BATCHES, OnConflict, Secret, Server, Shutdown,
-        Tls, Types,
+        MAX_MESSAGE_BYTES, MAX_READINGS, MAX_WINDOW_BATCHES, OnConflict, Quarantine, Secret,
+        Server, Shutdown, Tls, Types,
     },
 };
 use std::{
@@ -68,6 +68,7 @@ impl TryFrom<&raw::Raw> for Config {
             limits,
             types: types(&raw.types)?,
             sinks: sinks::sinks(raw)?,
+            quarantine: quarantine(&raw.quarantine)?,
             admin: admin(&raw.admin)?,
             shutdown: shutdown(&raw.shutdown)?,
             logging: logging(&raw.logging),
@@ -341,6 +342,13 @@ fn admin(raw: &raw::Admin) -> Result<Admin, Invalid> {
         ));
     }
     Ok(Admin { listen, token: Some(Secret::new(token)) })
+}
+
+fn quarantine(raw: &raw::Quarantine) -> Result<Quarantine, Invalid> {
+    Ok(Quarantine {
+        max_bytes: within("quarantine.max_bytes", raw.max_bytes.0, 64 << 10..=1 << 40)?,
+        drop_oldest: raw.when_full == raw::QuarantineFull::DropOldest,
+    })
 }
 
 fn shutdown(raw: &raw::Shutdown) -> Result<Shutdown, Invalid> {

@@ -251,8 +251,8 @@ impl State {
                     dropped: Dropped {
                         damaged: count(5)?,
                         skipped: count(6)?,
-                        unsupported: 0,
                         expired: count(7)?,
+                        ..Dropped::default()
                     },
                     epoch,
                 },

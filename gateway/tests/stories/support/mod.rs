@@ -52,9 +52,21 @@ impl Home {
 
     /// What a sink refused, as it is kept.
     pub fn refused(&self, sink: &str) -> Vec<serde_json::Value> {
-        let file = self.data().join("sinks").join(format!("{sink}.refused.jsonl"));
-        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let (code, text) = self.quarantine(&["export", "--sink", sink]);
+        assert_eq!(code, 0, "{text}");
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// `gateway quarantine …`: exit code and what it says.
+    pub fn quarantine(&self, arguments: &[&str]) -> (i32, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gateway"));
+        command.arg("quarantine").args(arguments);
+        let file = self.dir.path().join("gateway.toml");
+        if file.exists() {
+            command.arg("--config").arg(file);
+        }
+        command.env("GATEWAY__DATA_DIR", self.data()).env_remove("RUST_LOG");
+        run_to_end(command)
     }
 
     /// `gateway` with this home's data directory and free ports; `config` is TOML.
@@ -110,17 +122,28 @@ impl Home {
 pub fn run_to_end(mut command: Command) -> (i32, String) {
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It may say more than a pipe holds.
+    let outputs: [Box<dyn std::io::Read + Send>; 2] =
+        [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+    let said = outputs.map(|mut output| {
+        std::thread::spawn(move || {
+            let mut said = Vec::new();
+            output.read_to_end(&mut said).unwrap();
+            String::from_utf8_lossy(&said).into_owned()
+        })
+    });
     let begun = Instant::now();
-    while child.try_wait().unwrap().is_none() {
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
         if begun.elapsed() > PATIENCE * 4 {
             child.kill().unwrap();
             panic!("{command:?} did not end");
         }
         std::thread::sleep(Duration::from_millis(10));
-    }
-    let output = child.wait_with_output().unwrap();
-    let said = [output.stdout, output.stderr].map(|o| String::from_utf8_lossy(&o).into_owned());
-    (output.status.code().unwrap_or(-1), said.concat())
+    };
+    (status.code().unwrap_or(-1), said.map(|said| said.join().unwrap()).concat())
 }
 
 /// A running gateway; killed when dropped.

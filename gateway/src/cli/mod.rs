@@ -1,0 +1,3 @@
+//! The subcommands that have files of their own.
+
+pub(crate) mod quarantine;
