@@ -344,7 +344,7 @@ pub fn killed(seed: u64, cycles: u64, devices: usize, readings: u64) -> Outcome 
 #[test]
 fn kill_9_under_500_devices_loses_nothing_that_was_acknowledged() {
     let begun = Instant::now();
-    let cycles = std::env::var("CHAOS_KILLS").map_or(30, |text| text.parse().unwrap());
+    let cycles = std::env::var("CHAOS_KILLS").map_or(100, |text| text.parse().unwrap());
     killed(fastrand::u64(..1 << 32), cycles, 500, 1_200).assert_nothing_lost();
     println!("{cycles} cycles in {:?}", begun.elapsed());
 }
