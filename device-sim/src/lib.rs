@@ -6,6 +6,7 @@
 //!   │        └─► journal: what was sent, acknowledged, refused
 //!   │        └─► report; merge: those of several processes as one
 //!   └──► verify: plan + journal → every reading that must be there ⇄ the store
+//!                          subscribe: MQTT broker → a file that is such a store ─┘
 //! ```
 //!
 //! The [`plan`] makes both halves agree: it says, as a pure function of a few numbers, which
@@ -13,12 +14,14 @@
 //! the [`journal`]; `verify` recomputes the plan and compares it with a store, reading by reading.
 
 pub mod cli;
+mod dial;
 pub mod expect;
 pub mod journal;
 pub mod plan;
 pub mod profile;
 pub mod run;
 pub mod scenario;
+pub mod subscribe;
 pub mod units;
 pub mod verify;
 

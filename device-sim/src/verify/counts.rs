@@ -67,4 +67,18 @@ impl Counts {
             });
         }
     }
+
+    /// What came to the store and is no reading.
+    pub(super) fn unreadable(&mut self, count: u64, sentences: Vec<String>) {
+        self.unexpected += count;
+        for detail in sentences {
+            self.example("unexpected", || Example {
+                device: "nobody".to_owned(),
+                seq: None,
+                index: None,
+                time_ns: 0,
+                detail,
+            });
+        }
+    }
 }

@@ -5,6 +5,7 @@
 //! with it. Asking changes nothing in a store: a question that a resting connection failed is
 //! asked once more on a new one.
 
+use crate::dial::{Stream, connector, dial, read_secret};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
@@ -13,15 +14,13 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{ACCEPT, AUTHORIZATION, HOST, HeaderValue, USER_AGENT};
 use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
 use std::net::Ipv4Addr;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -90,9 +89,6 @@ impl Credential {
         Ok(Some(value))
     }
 }
-
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 type Body = Empty<Bytes>;
 
@@ -340,19 +336,6 @@ async fn carry(
     }
 }
 
-async fn dial(
-    host: &str,
-    port: u16,
-    tls: Option<&(TlsConnector, ServerName<'static>)>,
-) -> Result<Box<dyn Stream>> {
-    let tcp = TcpStream::connect((host, port)).await?;
-    tcp.set_nodelay(true)?;
-    Ok(match tls {
-        None => Box::new(tcp),
-        Some((connector, name)) => Box::new(connector.connect(name.clone(), tcp).await?),
-    })
-}
-
 async fn connect(
     host: &str,
     port: u16,
@@ -364,34 +347,6 @@ async fn connect(
     // failure the question says too.
     tokio::spawn(async { driver.await.unwrap_or_default() });
     Ok(sender)
-}
-
-fn read_secret(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
-}
-
-fn connector(ca: Option<&Path>) -> Result<TlsConnector> {
-    let mut roots = RootCertStore::empty();
-    match ca {
-        Some(path) => {
-            let unreadable = || format!("cannot read the CA {}", path.display());
-            for certificate in CertificateDer::pem_file_iter(path).with_context(unreadable)? {
-                roots.add(certificate.with_context(unreadable)?).with_context(unreadable)?;
-            }
-            ensure!(!roots.is_empty(), "{} holds no certificate in PEM", path.display());
-        }
-        None => {
-            let found = rustls_native_certs::load_native_certs();
-            roots.add_parsable_certificates(found.certs);
-            ensure!(!roots.is_empty(), "this system trusts no CA: name the store's with --ca");
-        }
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 /// RFC 4648, section 4.

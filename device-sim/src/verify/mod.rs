@@ -16,6 +16,7 @@ mod shared;
 mod slices;
 mod sqlite;
 mod store;
+mod subscription;
 mod victoria_metrics;
 
 pub use http::{Credential, Endpoint};
@@ -24,6 +25,7 @@ pub use influxdb_2::{InfluxDb2, influx};
 pub use report::{Example, Report};
 pub use sqlite::SqliteStore;
 pub use store::{Fidelity, Row, Store, Stored};
+pub use subscription::Subscription;
 pub use victoria_metrics::VictoriaMetrics;
 
 use crate::journal::Journal;
@@ -78,5 +80,7 @@ fn pass(store: &mut dyn Store, journal: &Journal) -> Result<Counts> {
             store.rows(&id, &mut |row| counts.stranger(&id, row))?;
         }
     }
+    let (unreadable, sentences) = store.unreadable()?;
+    counts.unreadable(unreadable, sentences);
     Ok(counts)
 }

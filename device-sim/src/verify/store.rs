@@ -98,4 +98,13 @@ pub trait Store {
     /// # Errors
     /// The store cannot be read.
     fn doubled(&mut self, readings: u64, rows: u64) -> Result<Option<u64>>;
+
+    /// What has come there and is no reading at all: how much, and a sentence for each of the
+    /// first.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    fn unreadable(&mut self) -> Result<(u64, Vec<String>)> {
+        Ok((0, Vec::new()))
+    }
 }

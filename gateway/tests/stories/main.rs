@@ -17,6 +17,7 @@ mod influxdb;
 mod log_command;
 mod mqtt_sink;
 mod mqtt_source;
+mod mqtt_subscriber;
 mod oracle;
 mod order_and_retry;
 mod rooms;

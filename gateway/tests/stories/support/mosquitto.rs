@@ -87,6 +87,11 @@ impl Mosquitto {
         )
     }
 
+    /// Where it is.
+    pub fn url(&self) -> String {
+        format!("mqtts://localhost:{}", self.port)
+    }
+
     /// Starts it (again).
     pub fn up(&mut self) {
         let mut command = Command::new("mosquitto");
