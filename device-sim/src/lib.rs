@@ -4,6 +4,7 @@
 //! plan ──► run: schedule → outbox → link (TLS, WebSocket) → gateway
 //!   │        │
 //!   │        └─► journal: what was sent, acknowledged, refused
+//!   │        ├─► certify: runs of rising load, until a service level is not met
 //!   │        └─► report; merge: those of several processes as one
 //!   └──► verify: plan + journal → every reading that must be there ⇄ the store
 //!                          subscribe: MQTT broker → a file that is such a store ─┘
@@ -13,6 +14,7 @@
 //! reading every device takes, when it is due and what it holds. `run` plays the plan and writes
 //! the [`journal`]; `verify` recomputes the plan and compares it with a store, reading by reading.
 
+pub mod certify;
 pub mod cli;
 mod dial;
 pub mod expect;

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 all as promised, 1 not, 2 wrong usage.
 
+mod certify;
 mod merge;
 mod run;
 mod subscribe;
@@ -26,6 +27,8 @@ pub struct Cli {
 enum Command {
     /// Connects devices, streams their readings, reports what was acknowledged.
     Run(Box<run::RunArgs>),
+    /// Searches the highest load that meets a service level.
+    Certify(Box<certify::CertifyArgs>),
     /// Makes one report of those of all shards of a run.
     Merge(merge::MergeArgs),
     /// Recomputes every reading of a run and compares it with what the store holds.
@@ -79,6 +82,7 @@ impl From<anyhow::Error> for CommandError {
 pub fn execute(cli: Cli) -> Result<bool, CommandError> {
     match cli.command {
         Command::Run(args) => run::execute(*args),
+        Command::Certify(args) => certify::execute(*args),
         Command::Merge(args) => merge::execute(&args),
         Command::Verify(args) => Ok(verify::execute(&args)?),
         Command::Subscribe(args) => Ok(subscribe::execute(args)?),

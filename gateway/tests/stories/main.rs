@@ -4,6 +4,7 @@
 mod ack_means_durable;
 mod bad_input;
 mod bad_inputs;
+mod certify;
 mod dashboards;
 mod dedupe;
 mod fleet;

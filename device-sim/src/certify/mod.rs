@@ -1,0 +1,319 @@
+//! The highest load that meets a service level.
+//!
+//! Plays short open-loop runs against a gateway, each with another load, and closes in on the
+//! limit. A load holds if everything due was sent and answered, the figures of the run are as asked
+//! for, and, where the gateway's store is at hand, every acknowledged reading is in it.
+
+mod process;
+mod report;
+mod search;
+
+pub use report::{Certificate, Failure, Machine, Settings, Step};
+
+use crate::expect::Expectation;
+use crate::journal::Journal;
+use crate::plan::{Kind, Plan};
+use crate::run::{self, Credentials, Options, Outcome, Report, Show};
+use crate::verify::{self, SqliteStore};
+use anyhow::{Context, Result, bail};
+use process::Look;
+use search::Search;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::time::{Instant, sleep_until};
+
+/// Devices that connect in a second, at most; the ramp of a step is as long as it takes.
+const CONNECTS_PER_S: u32 = 1_000;
+/// Shortest ramp.
+const MIN_RAMP: Duration = Duration::from_secs(1);
+/// Longest wait for acks after a step.
+const DRAIN: Duration = Duration::from_secs(10);
+const S: f64 = 1e9;
+
+/// What makes the load of a step higher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Vary {
+    /// More devices.
+    Devices,
+    /// A shorter time from one batch of a device to its next.
+    Interval,
+}
+
+/// What is asked for.
+#[derive(Debug)]
+pub struct Request {
+    /// `wss://host:port/v1/telemetry`.
+    pub url: String,
+    /// The gateway's CA, PEM.
+    pub ca: PathBuf,
+    /// The gateway's token key, PEM.
+    pub token_key: PathBuf,
+    /// The service level.
+    pub slo: Vec<Expectation>,
+    /// The fleet; its number of devices counts for [`Vary::Interval`] only.
+    pub plan: Plan,
+    /// What makes the load higher.
+    pub vary: Vary,
+    /// The first load, in readings a second.
+    pub from: f64,
+    /// The highest load, in readings a second.
+    pub up_to: f64,
+    /// The search ends when the gap is at most this share of what holds.
+    pub precision: f64,
+    /// Length of a step after its ramp.
+    pub step: Duration,
+    /// The gateway's process, if it runs on this machine.
+    pub gateway_pid: Option<String>,
+    /// The gateway's embedded store, if it is at hand.
+    pub store: Option<PathBuf>,
+    /// Longest wait for the store to catch up.
+    pub settle: Duration,
+    /// Where the journal of a step goes.
+    pub journal: PathBuf,
+}
+
+/// Searches; `say` gets a line after each step.
+///
+/// # Errors
+/// A step could not be played at all, or was interrupted.
+pub fn certify(request: &Request, say: &dyn Fn(&str)) -> Result<Certificate> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let (first, most) = (request.load_of(request.from), request.load_of(request.up_to));
+    let mut search = Search::new(first, most, request.precision);
+    let before = request.gateway_pid.as_deref().map(process::look).transpose()?;
+    let mut trial = Trial { request, runtime: &runtime, before, most_devices: 0, free: None };
+    let mut steps: Vec<Step> = Vec::new();
+    while let Some(load) = search.next() {
+        let step = trial.play(load)?;
+        say(&step.line());
+        search.tried(load, step.held);
+        steps.push(step);
+    }
+    let _ = std::fs::remove_file(&request.journal);
+    Ok(request.certificate(steps))
+}
+
+impl Request {
+    /// Readings that a device brings in a second, on average over the profiles.
+    fn per_device(&self) -> f64 {
+        let rate = |kind: &Kind| f64::from(kind.batch) * S / as_f64(kind.interval_ns);
+        let all: f64 = self.plan.kinds.iter().map(|kind| f64::from(kind.weight)).sum();
+        let rates = self.plan.kinds.iter().map(|kind| rate(kind) * f64::from(kind.weight));
+        rates.sum::<f64>() / all
+    }
+
+    /// Readings a second in the unit of the search: devices, or readings a second.
+    fn load_of(&self, rate: f64) -> u64 {
+        let load = match self.vary {
+            Vary::Devices => rate / self.per_device(),
+            Vary::Interval => rate,
+        };
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
+        let load = load.round() as u64;
+        load.max(1)
+    }
+
+    /// The fleet of a step, and its rate.
+    fn plan_of(&self, load: u64) -> Result<(Plan, f64)> {
+        let mut plan = self.plan.clone();
+        let rate = match self.vary {
+            Vary::Devices => {
+                plan.devices = u32::try_from(load).unwrap_or(u32::MAX);
+                f64::from(plan.devices) * self.per_device()
+            }
+            Vary::Interval => {
+                let faster = as_f64(load) / (f64::from(plan.devices) * self.per_device());
+                for kind in &mut plan.kinds {
+                    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+                    let interval_ns = (as_f64(kind.interval_ns) / faster).round() as u64;
+                    kind.interval_ns = interval_ns.max(1);
+                }
+                as_f64(load)
+            }
+        };
+        let ramp = MIN_RAMP.max(Duration::from_secs((plan.devices / CONNECTS_PER_S).into()));
+        plan.run = fastrand::u64(..);
+        plan.ramp_ns = nanos(ramp);
+        plan.duration_ns = nanos(ramp + self.step);
+        plan.check().map_err(anyhow::Error::msg)?;
+        Ok((plan, rate))
+    }
+
+    fn certificate(&self, steps: Vec<Step>) -> Certificate {
+        let by_rate = |a: &&Step, b: &&Step| a.readings_per_s.total_cmp(&b.readings_per_s);
+        let best = steps.iter().filter(|step| step.held).max_by(by_rate).cloned();
+        let failed = steps.iter().filter(|step| !step.held).min_by(by_rate);
+        let failed_at = failed.map(|step| Failure {
+            readings_per_s: step.readings_per_s,
+            why: step.why.clone().unwrap_or_default(),
+            simulator_was_late: step.simulator_was_late(),
+        });
+        let profiles = self.plan.kinds.iter().map(|kind| {
+            let interval = humantime::format_duration(Duration::from_nanos(kind.interval_ns));
+            let name = kind.profile.measurement();
+            format!("{name} × {}, {} readings each {interval}", kind.weight, kind.batch)
+        });
+        Certificate {
+            schema: report::SCHEMA,
+            version: crate::VERSION,
+            held: best.is_some(),
+            readings_per_s: best.as_ref().map(|step| step.readings_per_s),
+            devices: best.as_ref().map(|step| step.devices),
+            cpu_cores: best.as_ref().and_then(|step| step.cpu_cores),
+            kib_per_connection: best.as_ref().and_then(|step| step.kib_per_connection),
+            ack_latency_ms: best.as_ref().map(|step| step.ack_latency_ms.clone()),
+            schedule_lag_ms: best.map(|step| step.schedule_lag_ms),
+            failed_at,
+            settings: Settings {
+                url: self.url.clone(),
+                slo: self.slo.iter().map(ToString::to_string).collect(),
+                vary: match self.vary {
+                    Vary::Devices => "devices",
+                    Vary::Interval => "interval",
+                },
+                profiles: profiles.collect(),
+                step_s: self.step.as_secs_f64(),
+                precision: self.precision,
+                verified: self.store.is_some(),
+            },
+            machine: Machine::here(),
+            steps,
+        }
+    }
+}
+
+/// One search as it goes on.
+struct Trial<'a> {
+    request: &'a Request,
+    runtime: &'a Runtime,
+    /// The gateway before the first step.
+    before: Option<Look>,
+    /// Most devices that have been connected so far.
+    most_devices: u32,
+    /// End of the schedule before.
+    free: Option<Instant>,
+}
+
+/// A run and what was seen of both processes meanwhile.
+struct Played {
+    report: Report,
+    gateway: Vec<Look>,
+    simulator: Vec<Look>,
+    /// From the end of the ramp to that of the schedule.
+    steady: (Instant, Instant),
+}
+
+impl Trial<'_> {
+    fn play(&mut self, load: u64) -> Result<Step> {
+        let (plan, readings_per_s) = self.request.plan_of(load)?;
+        let devices = plan.devices;
+        let Played { report, gateway, simulator, steady: (from, to) } = self.run(plan)?;
+        if report.outcome == Outcome::Interrupted {
+            bail!("interrupted");
+        }
+        if report.outcome == Outcome::Failed && self.most_devices == 0 {
+            bail!("{}", report.problem.unwrap_or_else(|| "no device ever connected".to_owned()));
+        }
+        self.most_devices = self.most_devices.max(devices);
+        let verdict = self.request.store.as_ref().map(|path| self.verify(path)).transpose()?;
+        let mut step = Step {
+            readings_per_s,
+            devices,
+            held: false,
+            why: None,
+            acked: report.acked,
+            lost: verdict.as_ref().map(|verdict| verdict.lost),
+            cpu_cores: process::cores(&gateway, from, to),
+            simulator_cores: process::cores(&simulator, from, to),
+            kib_per_connection: self.kib_per_connection(&gateway),
+            ack_latency_ms: report.ack_latency_ms.clone(),
+            schedule_lag_ms: report.schedule_lag_ms.clone(),
+        };
+        step.why = self.failure(&report, verdict.as_ref(), &step)?;
+        step.held = step.why.is_none();
+        Ok(step)
+    }
+
+    fn run(&mut self, plan: Plan) -> Result<Played> {
+        let request = self.request;
+        let (ramp, length) =
+            (Duration::from_nanos(plan.ramp_ns), Duration::from_nanos(plan.duration_ns));
+        // The first readings of a device are as old as its interval: they must not meet the last
+        // ones of the step before.
+        let oldest = plan.kinds.iter().map(|kind| kind.interval_ns).max().unwrap_or(0);
+        let begin = self.free.map(|free| free + Duration::from_nanos(oldest));
+        let run_s = (length + DRAIN).as_secs();
+        let options = Options {
+            url: request.url.clone(),
+            ca: request.ca.clone(),
+            credentials: Credentials::from_key(&request.token_key, run_s)?,
+            plan,
+            drain_timeout: DRAIN,
+            source_addresses: None,
+            journal: Some(request.journal.clone()),
+            show: Show::Nothing,
+        };
+        let (mut gateway, mut simulator) = (Vec::new(), Vec::new());
+        let pid = request.gateway_pid.as_deref();
+        let (report, start) = self.runtime.block_on(async {
+            if let Some(begin) = begin {
+                sleep_until(begin).await;
+            }
+            let start = Instant::now();
+            let report = tokio::select! {
+                report = run::play(options) => report,
+                () = process::watch(pid, &mut gateway) => unreachable!("it watches on"),
+                () = process::watch(Some("self"), &mut simulator) => unreachable!("it watches on"),
+            };
+            report.map(|report| (report, start))
+        })?;
+        self.free = Some(start + length);
+        Ok(Played { report, gateway, simulator, steady: (start + ramp, start + length) })
+    }
+
+    fn verify(&self, path: &std::path::Path) -> Result<verify::Report> {
+        let journal = Journal::open(&self.request.journal)?;
+        let mut store = SqliteStore::open(path)?;
+        verify::verify(&mut store, &journal, self.request.settle)
+    }
+
+    fn kib_per_connection(&self, gateway: &[Look]) -> Option<f64> {
+        let most = gateway.iter().map(|look| look.resident_kib).max()?;
+        let grown = most.saturating_sub(self.before?.resident_kib);
+        Some(as_f64(grown) / f64::from(self.most_devices))
+    }
+
+    /// What of the service level a step does not meet.
+    fn failure(
+        &self,
+        report: &Report,
+        verdict: Option<&verify::Report>,
+        step: &Step,
+    ) -> Result<Option<String>> {
+        if let Some(problem) = &report.problem {
+            return Ok(Some(problem.clone()));
+        }
+        let mut figures = serde_json::to_value(report).context("the report")?;
+        figures["cpu_cores"] = step.cpu_cores.into();
+        figures["kib_per_connection"] = step.kib_per_connection.into();
+        let verdict_figures = serde_json::to_value(verdict).context("the verdict")?;
+        for expected in &self.request.slo {
+            let of = if expected.is_of_the_store() { &verdict_figures } else { &figures };
+            if let Err(sentence) = expected.check(of) {
+                return Ok(Some(sentence));
+            }
+        }
+        let clean = verdict.is_none_or(|verdict| verdict.passed);
+        Ok((!clean).then(|| "the store does not hold what was acknowledged".to_owned()))
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a rate, a time or a size")]
+fn as_f64(n: u64) -> f64 {
+    n as f64
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
