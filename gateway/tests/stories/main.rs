@@ -21,6 +21,7 @@ mod mqtt_source;
 mod mqtt_subscriber;
 mod oracle;
 mod order_and_retry;
+mod quarantine;
 mod rooms;
 mod scenarios;
 mod series;
