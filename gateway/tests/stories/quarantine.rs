@@ -208,7 +208,8 @@ async fn what_an_earlier_build_had_set_aside_is_taken_over() {
     let taken = fs::read_to_string(file.with_extension("jsonl.taken")).unwrap();
     assert!(taken.contains("{\"position\":4,"), "what cannot be read is not lost: {taken}");
     assert_eq!(done(&home, &["replay"]), "1 readings stored, 0 refused again\n");
-    let line = "m,device=d,t=v b=true,i=7.0,s=\"x\",w=5.0,x=0.30000000000000004 1760000000000000000";
+    let line =
+        "m,device=d,t=v b=true,i=7.0,s=\"x\",w=5.0,x=0.30000000000000004 1760000000000000000";
     assert!(store.stored().contains(line), "{:?}", store.stored());
     assert_eq!(settled(&gateway), (0, 0), "no ledger had counted it");
 }
