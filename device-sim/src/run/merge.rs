@@ -183,3 +183,95 @@ fn sum(newest: &[&Sample], ack_latency_ms: Latency) -> Sample {
         ack_latency_us: None,
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::tally::Tally;
+    use super::*;
+    use crate::plan::{Shard, tests::plan};
+    use proto::ErrorCode;
+    use std::time::Duration;
+
+    fn sample(t_s: f64, acked: u64, connected: u64, ack_us: u64) -> Sample {
+        let acks = Some(Distribution(BTreeMap::from([(ack_us, 1)])));
+        Sample { t_s, acked, connected, ack_latency_us: acks, ..Sample::default() }
+    }
+
+    /// The report of one of two shards, in a file.
+    fn shard(folder: &Path, number: u32, samples: Vec<Sample>, outcome: Outcome) -> PathBuf {
+        let tally = Tally::default();
+        for _ in 0..number {
+            tally.scheduled.add(10);
+            tally.sent.add(10);
+            tally.acked.add(9);
+            tally.refused_unplanned.add(1);
+            tally.refused(ErrorCode::NotFinite, 1);
+            tally.fault("drop");
+            tally.error("closed", || format!("of shard {number}"));
+            tally.ack_latency(number, Duration::from_millis(number.into()));
+        }
+        let plan = Plan { shard: Some(Shard { number, of: 2 }), ..plan() };
+        let url = format!("wss://gateway-{number}");
+        let settings = Settings { url, plan, drain_timeout_s: 1.0 };
+        let took = Duration::from_secs(number.into());
+        let report = Report::new(&tally, samples, settings, outcome, took);
+        let path = folder.join(format!("{number}.json"));
+        std::fs::write(&path, serde_json::to_string(&report).unwrap()).unwrap();
+        path
+    }
+
+    #[test]
+    fn everything_adds_up_whatever_the_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = vec![sample(1.0, 4, 2, 100), sample(1.4, 9, 0, 200)];
+        let second = vec![sample(1.1, 3, 1, 300), sample(1.9, 8, 1, 400), sample(3.2, 18, 0, 500)];
+        let one = shard(folder.path(), 1, first, Outcome::Completed);
+        let other = shard(folder.path(), 2, second, Outcome::Interrupted);
+        let merged = merge(&[other.clone(), one.clone()]).unwrap();
+        assert_eq!(merged, merge(&[one, other]).unwrap());
+        assert_eq!((merged.scheduled, merged.sent, merged.acked, merged.refused), (30, 30, 27, 3));
+        assert_eq!(merged.refused_by_code["not_finite"], 3);
+        assert_eq!(merged.faults["drop"], 3);
+        assert_eq!(merged.errors["closed"], Errors { count: 3, first: "of shard 1".to_owned() });
+        assert_eq!((merged.outcome, merged.shards), (Outcome::Interrupted, Some(2)));
+        assert_eq!(merged.settings.url, "wss://gateway-1, wss://gateway-2");
+        assert_eq!(merged.settings.plan, plan());
+        assert_eq!(merged.ack_latency_ms.count, 3);
+        assert!(merged.ack_latency_ms.p50.unwrap() >= 2.0 && merged.ack_latency_ms.p50 < Some(2.1));
+        let over_time: Vec<_> = (merged.samples.iter())
+            .map(|s| (s.t_s, s.acked, s.connected, s.ack_latency_ms.count))
+            .collect();
+        // The first shard has ended before the second: what it knew last counts on.
+        assert_eq!(over_time, [(1.4, 12, 1, 3), (1.9, 17, 1, 1), (3.2, 27, 0, 1)]);
+    }
+
+    #[test]
+    fn a_shard_that_never_connected_is_not_hidden() {
+        let folder = tempfile::tempdir().unwrap();
+        let one = shard(folder.path(), 1, vec![], Outcome::Completed);
+        let other = shard(folder.path(), 2, vec![], Outcome::Failed);
+        let merged = merge(&[one, other]).unwrap();
+        assert_eq!(merged.outcome, Outcome::Failed);
+        assert!(merged.problem.unwrap().contains("no device of a shard ever connected"));
+    }
+
+    #[test]
+    fn what_is_no_report_of_this_layout_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
+        for (text, sentence) in [
+            ("", "a.json is not a report of `device-sim run`"),
+            ("{}", "is not a report"),
+            (r#"{"schema":"device-sim/verify/1"}"#, r#"it is "device-sim/verify/1""#),
+            (r#"{"schema":"device-sim/run/2"}"#, "has the layout device-sim/run/2"),
+            (r#"{"schema":"device-sim/run/3"}"#, "is not a report"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let said = format!("{:#}", merge(std::slice::from_ref(&path)).unwrap_err());
+            assert!(said.contains(sentence), "{said}");
+        }
+        let said = format!("{:#}", merge(&[folder.path().join("b.json")]).unwrap_err());
+        assert!(said.contains("cannot read the report"), "{said}");
+    }
+}

@@ -24,7 +24,9 @@ fn fleet(home: &Home, url: &str, name: &str, file: &str) -> (Command, PathBuf) {
     run.args(["--url", url, "--quiet", "--prefix", name]).arg("--ca").arg(home.ca());
     run.arg("--token-key").arg(home.token_key()).arg("--report").arg(&report);
     run.args(["--devices", "31", "--duration", "3s", "--ramp", "1s", "--interval", "200ms"]);
-    run.args(["--profile", "environment=2,vibration=1", "--batch", "7", "--seed", "5"]);
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../device-sim/profiles/greenhouse.toml");
+    let profiles = format!("environment=2,vibration=1,{}=1", own.display());
+    run.args(["--profile", &profiles, "--batch", "7", "--seed", "5"]);
     (run, report)
 }
 
