@@ -39,12 +39,13 @@ const SIGNS: &[(&str, Comparison)] = &[
 ];
 
 /// Figures that a run cannot know: those of the report of `verify` alone.
-const OF_THE_STORE: [&str; 7] = [
+const OF_THE_STORE: [&str; 8] = [
     "lost",
     "duplicated",
     "altered",
     "unexpected",
     "stored",
+    "late",
     "not_shown",
     "unacknowledged_present",
 ];

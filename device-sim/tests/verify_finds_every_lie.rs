@@ -197,7 +197,7 @@ async fn a_store_that_lags_is_waited_for() {
     let folder = tempfile::tempdir().unwrap();
     let store = HandMade::create(folder.path());
     points[1..].iter().for_each(|point| store.put(point));
-    let late = points[0].clone();
+    let (late, time_ns) = (points[0].clone(), points[0].time_ns);
     let writer = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(700));
         store.put(&late);
@@ -209,6 +209,14 @@ async fn a_store_that_lags_is_waited_for() {
     writer.join().unwrap();
     assert!(report.passed, "{}", report.table());
     assert!(start.elapsed() < Duration::from_secs(10));
+    // It is counted and named; what never comes is lost and not late.
+    assert_eq!((report.late, report.examples["late"].len()), (1, 1), "{}", report.table());
+    assert_eq!(report.examples["late"][0].time_ns, time_ns);
+    let behind_its_back = rusqlite::Connection::open(&path).unwrap();
+    behind_its_back.execute("DELETE FROM point WHERE at % 2 = 0", []).unwrap();
+    let report = verify(&mut open, &journal, Duration::from_millis(10)).unwrap();
+    assert_eq!((report.late, report.examples.contains_key("late")), (0, false));
+    assert!(report.lost > 0);
 }
 
 #[tokio::test]

@@ -325,6 +325,7 @@ fn a_store_that_lags_is_waited_for_and_what_it_closes_is_opened_again() {
             try_verify(kind, &endpoint(&store), &journal, Duration::from_secs(20)).unwrap();
         writer.join().unwrap();
         assert!(report.passed && report.waited_s < 10.0, "{kind:?} {}", report.table());
+        assert_eq!((report.late, report.examples["late"].len()), (1, 1), "{kind:?}");
     }
 }
 

@@ -4,7 +4,9 @@ use super::{duration, judge, write_json};
 use crate::expect::Expectation;
 use crate::journal::Journal;
 use crate::plan::Plan;
-use crate::verify::{self, Credential, Endpoint, SqliteStore, Subscription, VictoriaMetrics};
+use crate::verify::{
+    self, Credential, Endpoint, LedgerSource, SqliteStore, Subscription, VictoriaMetrics,
+};
 use anyhow::{Result, bail};
 use clap::Args;
 use std::path::PathBuf;
@@ -49,6 +51,37 @@ pub(super) struct VerifyArgs {
     /// Readings that came twice are counted, and are no fault: MQTT delivers at least once.
     #[arg(long)]
     allow_duplicates: bool,
+    #[command(flatten)]
+    ledger: LedgerArgs,
+}
+
+/// Whose ledger is held against the run.
+#[derive(Debug, Args)]
+struct LedgerArgs {
+    /// The gateway's listener for operators, such as http://localhost:8080: its ledger has to agree
+    /// with the journal and the store.
+    #[arg(long, value_name = "URL")]
+    ledger: Option<String>,
+    /// A file with the token of that listener.
+    #[arg(long, value_name = "FILE", requires = "ledger")]
+    ledger_token_file: Option<PathBuf>,
+    /// The sink that writes to the store [default: the one of the kind of the store].
+    #[arg(long, value_name = "NAME", requires = "ledger")]
+    ledger_sink: Option<String>,
+    /// What the gateway answered to /api/v1/ledger before the run, if it had served others.
+    #[arg(long, value_name = "FILE", requires = "ledger")]
+    ledger_before: Option<PathBuf>,
+}
+
+impl LedgerArgs {
+    fn open(&self) -> Result<Option<LedgerSource>> {
+        let Some(url) = &self.ledger else { return Ok(None) };
+        let token = self.ledger_token_file.clone();
+        let credential = token.map_or(Credential::None, Credential::TokenFile);
+        let endpoint = Endpoint { url: url.clone(), ca: None, credential };
+        let (sink, before) = (self.ledger_sink.as_deref(), self.ledger_before.as_deref());
+        LedgerSource::open(&endpoint, sink, before).map(Some)
+    }
 }
 
 /// Where to look.
@@ -74,7 +107,8 @@ struct PlaceArgs {
 pub(super) fn execute(args: &VerifyArgs) -> Result<bool> {
     let journal = Journal::open_all(&args.journal)?;
     let mut store = open_store(args, &journal.plan)?;
-    let mut report = verify::verify(&mut *store, &journal, args.settle)?;
+    let mut ledger = args.ledger.open()?;
+    let mut report = verify::verify_with(&mut *store, &journal, args.settle, ledger.as_mut())?;
     if args.allow_duplicates {
         report.allow_duplicates();
     }

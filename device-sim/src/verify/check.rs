@@ -141,6 +141,8 @@ impl<'a> DeviceCheck<'a> {
         };
         self.counts.acked += ((acked - dropped) * batch).saturating_sub(refused);
         self.counts.refused += refused;
+        let answered = ledger.acked.max(self.plan.start_seq - 1);
+        self.counts.unanswered += self.last_seq.saturating_sub(answered) * batch;
     }
 
     fn close_group(&mut self) {

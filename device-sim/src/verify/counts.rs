@@ -19,6 +19,8 @@ pub(super) struct Counts {
     pub(super) unexpected: u64,
     pub(super) unacknowledged_present: u64,
     pub(super) refused: u64,
+    /// Sent and not answered, at most.
+    pub(super) unanswered: u64,
     /// Acknowledged readings of which this store can show nothing by themselves.
     pub(super) not_shown: u64,
     /// Values that were compared as far as this store holds them.
@@ -29,13 +31,18 @@ pub(super) struct Counts {
     pub(super) rows: u64,
     pub(super) examples: BTreeMap<&'static str, Vec<Example>>,
     /// Time of the reading of a stranger that was counted last.
-    stranger_ns: Option<i64>,
+    pub(super) stranger_ns: Option<i64>,
 }
 
 impl Counts {
     /// Different readings that are in the store.
     pub(super) fn present(&self) -> u64 {
-        self.stored + self.altered + self.unexpected + self.unacknowledged_present
+        self.sent_and_present() + self.unexpected
+    }
+
+    /// Those of them that were sent.
+    pub(super) fn sent_and_present(&self) -> u64 {
+        self.stored + self.altered + self.unacknowledged_present
     }
 
     pub(super) fn example(&mut self, class: &'static str, make: impl FnOnce() -> Example) {

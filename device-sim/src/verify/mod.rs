@@ -9,6 +9,8 @@ mod counts;
 mod http;
 mod influxdb;
 mod influxdb_2;
+mod late;
+mod ledger;
 mod pace;
 mod report;
 mod rows;
@@ -22,6 +24,7 @@ mod victoria_metrics;
 pub use http::{Credential, Endpoint};
 pub use influxdb::InfluxDb;
 pub use influxdb_2::{InfluxDb2, influx};
+pub use ledger::{LedgerSource, Reconciled};
 pub use report::{Example, Report};
 pub use sqlite::SqliteStore;
 pub use store::{Fidelity, Row, Store, Stored};
@@ -32,6 +35,7 @@ use crate::journal::Journal;
 use anyhow::Result;
 use check::DeviceCheck;
 use counts::Counts;
+use late::FirstLook;
 use std::time::{Duration, Instant};
 
 /// From one look whether the store has moved to the next.
@@ -42,22 +46,56 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// # Errors
 /// Journal or store cannot be read.
 pub fn verify(store: &mut dyn Store, journal: &Journal, settle: Duration) -> Result<Report> {
+    verify_with(store, journal, settle, None)
+}
+
+/// …and with the gateway's ledger, if there is one: then the wait ends when that stands still, too.
+///
+/// # Errors
+/// Journal, store or ledger cannot be read.
+pub fn verify_with(
+    store: &mut dyn Store,
+    journal: &Journal,
+    settle: Duration,
+    mut ledger: Option<&mut LedgerSource>,
+) -> Result<Report> {
     let start = Instant::now();
+    let mut first: Option<FirstLook> = None;
     loop {
         let seen = store.progress()?;
-        let counts = pass(store, journal)?;
+        let before = snapshot(&mut ledger)?;
+        let mut counts = pass(store, journal)?;
+        let after = snapshot(&mut ledger)?;
         let waited = start.elapsed();
         // Some stores show a reading field by field.
         let is_whole = counts.lost == 0 && counts.altered == 0;
-        if is_whole || waited >= settle {
+        let is_done = match (&mut ledger, &after) {
+            (Some(ledger), Some(now)) => before == after && ledger.is_done(now, store.kind())?,
+            _ => true,
+        };
+        if (is_whole && is_done) || waited >= settle {
             let doubled = store.doubled(counts.present(), counts.rows)?;
-            return Ok(Report::new(store.kind(), journal, counts, doubled, waited));
+            let reconciled = match (&ledger, &after) {
+                (Some(ledger), Some(now)) => Some(ledger.reconcile(now, &counts, store.kind())?),
+                _ => None,
+            };
+            let late = first.map_or(0, |first| first.late(&mut counts, waited));
+            let report = Report::new(store.kind(), journal, counts, doubled, waited);
+            return Ok(report.with(late, reconciled));
         }
-        // A store that has not moved holds what it held.
-        while store.progress()? == seen && start.elapsed() < settle {
+        first.get_or_insert_with(|| FirstLook::new(&counts));
+        // What has not moved holds what it held.
+        while store.progress()? == seen
+            && snapshot(&mut ledger)? == after
+            && start.elapsed() < settle
+        {
             std::thread::sleep(LOOK_EVERY);
         }
     }
+}
+
+fn snapshot(ledger: &mut Option<&mut LedgerSource>) -> Result<Option<ledger::Snapshot>> {
+    ledger.as_mut().map(|ledger| ledger.snapshot()).transpose()
 }
 
 fn pass(store: &mut dyn Store, journal: &Journal) -> Result<Counts> {

@@ -1,6 +1,7 @@
 //! The verdict: counts of readings, and examples.
 
 use super::counts::Counts;
+use super::ledger::Reconciled;
 use crate::journal::Journal;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -29,6 +30,8 @@ pub struct Report {
     pub acked: u64,
     /// Acknowledged and found as sent.
     pub stored: u64,
+    /// Those of `stored` that were not there at the first look.
+    pub late: u64,
     /// Acknowledged and not found.
     pub lost: u64,
     /// Written more than once.
@@ -52,6 +55,8 @@ pub struct Report {
     pub values_not_held: u64,
     /// Time until the store had everything, or was given up, in seconds.
     pub waited_s: f64,
+    /// What the gateway's ledger says of the run; null if it was not asked for.
+    pub ledger: Option<Reconciled>,
     /// The first of each class.
     pub examples: BTreeMap<&'static str, Vec<Example>>,
 }
@@ -93,6 +98,7 @@ impl Report {
             passed: false,
             acked: counts.acked,
             stored: counts.stored,
+            late: 0,
             lost: counts.lost,
             duplicated,
             duplicates_allowed: false,
@@ -104,10 +110,18 @@ impl Report {
             values_reduced: counts.values_reduced,
             values_not_held: counts.values_not_held,
             waited_s: waited.as_secs_f64(),
+            ledger: None,
             examples: counts.examples,
         };
         report.judge();
         report
+    }
+
+    /// …with how many came late, and what the ledger says.
+    pub(super) fn with(mut self, late: u64, ledger: Option<Reconciled>) -> Self {
+        (self.late, self.ledger) = (late, ledger);
+        self.judge();
+        self
     }
 
     /// What came more than once is no fault of a store that promises no more than at least once.
@@ -119,7 +133,8 @@ impl Report {
     fn judge(&mut self) {
         let once = self.duplicates_allowed || self.duplicated.unwrap_or(0) == 0;
         let clean = self.lost == 0 && self.altered == 0 && self.unexpected == 0;
-        self.passed = self.acked > 0 && once && clean;
+        let agrees = self.ledger.as_ref().is_none_or(Reconciled::holds);
+        self.passed = self.acked > 0 && once && clean && agrees;
     }
 
     /// The table for a person.
@@ -141,6 +156,7 @@ impl Report {
         row("unacknowledged, present", self.unacknowledged_present.to_string());
         row("refused", self.refused.to_string());
         for (name, count) in [
+            ("stored late", self.late),
             ("acknowledged, not shown", self.not_shown),
             ("values compared in part", self.values_reduced),
             ("values it cannot hold", self.values_not_held),
@@ -158,11 +174,20 @@ impl Report {
                 let _ = writeln!(out, "  {class}: {device} {place}at {time_ns}: {detail}");
             }
         }
+        if let Some(ledger) = &self.ledger {
+            let _ = writeln!(out, "  ledger of {}", ledger.line());
+            for problem in &ledger.problems {
+                let _ = writeln!(out, "  ledger: {problem}");
+            }
+        }
         let in_part = self.not_shown + self.values_reduced + self.values_not_held > 0;
         let verdict = match (self.passed, self.acked) {
             (true, _) if in_part => "passed, as far as this store can hold what was sent",
             (true, _) => "passed: every acknowledged reading is in the store, as it was sent",
             (false, 0) => "failed: nothing was acknowledged",
+            (false, _) if self.ledger.as_ref().is_some_and(|ledger| !ledger.holds()) => {
+                "failed: the gateway's ledger, the journal and the store do not agree"
+            }
             (false, _) => "failed: the store does not hold what was sent",
         };
         let _ = writeln!(out, "{verdict}");

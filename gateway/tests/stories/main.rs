@@ -22,6 +22,7 @@ mod mqtt_subscriber;
 mod oracle;
 mod order_and_retry;
 mod quarantine;
+mod reconcile;
 mod rooms;
 mod scenarios;
 mod series;
