@@ -21,7 +21,9 @@ use search::Search;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 /// Devices that connect in a second, at most; the ramp of a step is as long as it takes.
 const CONNECTS_PER_S: u32 = 1_000;
@@ -78,11 +80,20 @@ pub struct Request {
 /// # Errors
 /// A step could not be played at all, or was interrupted.
 pub fn certify(request: &Request, say: &dyn Fn(&str)) -> Result<Certificate> {
+    let steps = search(request, say);
+    let _ = std::fs::remove_file(&request.journal);
+    Ok(request.certificate(steps?))
+}
+
+fn search(request: &Request, say: &dyn Fn(&str)) -> Result<Vec<Step>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let stop = CancellationToken::new();
+    // Ends with the runtime, at the end of this function.
+    runtime.spawn(stop_on_signal(stop.clone()));
     let (first, most) = (request.load_of(request.from), request.load_of(request.up_to));
     let mut search = Search::new(first, most, request.precision);
     let before = request.gateway_pid.as_deref().map(process::look).transpose()?;
-    let mut trial = Trial { request, runtime: &runtime, before, most_devices: 0, free: None };
+    let mut trial = Trial { request, runtime: &runtime, stop, before, most_devices: 0, free: None };
     let mut steps: Vec<Step> = Vec::new();
     while let Some(load) = search.next() {
         let step = trial.play(load)?;
@@ -90,8 +101,21 @@ pub fn certify(request: &Request, say: &dyn Fn(&str)) -> Result<Certificate> {
         search.tried(load, step.held);
         steps.push(step);
     }
-    let _ = std::fs::remove_file(&request.journal);
-    Ok(request.certificate(steps))
+    Ok(steps)
+}
+
+/// A run listens for signals by itself, and from then on nothing else ends the process.
+async fn stop_on_signal(stop: CancellationToken) {
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    stop.cancel();
 }
 
 impl Request {
@@ -187,6 +211,8 @@ impl Request {
 struct Trial<'a> {
     request: &'a Request,
     runtime: &'a Runtime,
+    /// A signal has come.
+    stop: CancellationToken,
     /// The gateway before the first step.
     before: Option<Look>,
     /// Most devices that have been connected so far.
@@ -209,14 +235,15 @@ impl Trial<'_> {
         let (plan, readings_per_s) = self.request.plan_of(load)?;
         let devices = plan.devices;
         let Played { report, gateway, simulator, steady: (from, to) } = self.run(plan)?;
-        if report.outcome == Outcome::Interrupted {
-            bail!("interrupted");
-        }
         if report.outcome == Outcome::Failed && self.most_devices == 0 {
             bail!("{}", report.problem.unwrap_or_else(|| "no device ever connected".to_owned()));
         }
         self.most_devices = self.most_devices.max(devices);
-        let verdict = self.request.store.as_ref().map(|path| self.verify(path)).transpose()?;
+        let store = self.request.store.as_ref().filter(|_| !self.stop.is_cancelled());
+        let verdict = store.map(|path| self.verify(path)).transpose()?;
+        if report.outcome == Outcome::Interrupted || self.stop.is_cancelled() {
+            bail!("interrupted");
+        }
         let mut step = Step {
             readings_per_s,
             devices,
@@ -258,7 +285,10 @@ impl Trial<'_> {
         let pid = request.gateway_pid.as_deref();
         let (report, start) = self.runtime.block_on(async {
             if let Some(begin) = begin {
-                sleep_until(begin).await;
+                tokio::select! {
+                    () = sleep_until(begin) => {}
+                    () = self.stop.cancelled() => bail!("interrupted"),
+                }
             }
             let start = Instant::now();
             let report = tokio::select! {

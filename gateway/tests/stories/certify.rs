@@ -1,15 +1,21 @@
 //! The search for the highest load that meets a service level, against a real gateway.
 
-use super::support::{Gateway, Home, run_to_end, sibling};
+use super::support::{Gateway, Home, PATIENCE, run_to_end, sibling};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use std::process::Command;
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
 
 /// A device brings 10 readings a second.
+const PACE: [&str; 4] = ["--interval", "200ms", "--batch", "2"];
+
 fn certify(home: &Home, gateway: &Gateway, slo: &str) -> Command {
     let mut certify = Command::new(sibling("device-sim"));
     certify.args(["certify", "--url", &gateway.url, "--slo", slo, "--step", "1s"]);
     certify.arg("--ca").arg(home.ca()).arg("--token-key").arg(home.token_key());
-    certify.args(["--interval", "200ms", "--batch", "2", "--precision", "0.2"]);
     certify.arg("--report").arg(home.path().join("certify.json"));
     certify.arg("--page").arg(home.path().join("certify.txt"));
     certify
@@ -28,7 +34,8 @@ fn the_highest_load_is_found() {
     let slo = "connections<=25,acked_ratio==1,lost==0,kib_per_connection>0";
     let mut search = certify(&home, &gateway, slo);
     search.arg("--store").arg(home.store()).args(["--gateway-pid", &gateway.id().to_string()]);
-    search.args(["--from", "100", "--up-to", "1000", "--expect", "readings_per_s>=200"]);
+    search.args(PACE).args(["--precision", "0.2", "--from", "100", "--up-to", "1000"]);
+    search.args(["--expect", "readings_per_s>=200"]);
     let (code, said) = run_to_end(search);
     assert_eq!(code, 0, "{said}");
     let (found, page) = result(&home);
@@ -60,7 +67,16 @@ fn a_level_that_nothing_meets_is_said_so() {
     let home = Home::new();
     let gateway = home.start();
     let mut search = certify(&home, &gateway, "connections<1");
-    search.args(["--vary", "interval", "--devices", "3", "--from", "2", "--up-to", "50"]);
+    search.args(PACE).args([
+        "--vary",
+        "interval",
+        "--devices",
+        "3",
+        "--from",
+        "2",
+        "--up-to",
+        "50",
+    ]);
     let (code, said) = run_to_end(search);
     assert_eq!(code, 1, "{said}");
     let (found, page) = result(&home);
@@ -71,4 +87,32 @@ fn a_level_that_nothing_meets_is_said_so() {
 
     let (code, said) = run_to_end(certify(&home, &gateway, "ack_p99_ms<100,lost==0"));
     assert!(code == 2 && said.contains("lost==0 needs --store"), "{code} {said}");
+}
+
+/// Between two steps no run is there to listen for a signal.
+#[test]
+fn an_interrupt_ends_the_search_between_two_steps() {
+    let home = Home::new();
+    let gateway = home.start();
+    let mut search = certify(&home, &gateway, "acked_ratio==1");
+    // A few batches are due so soon, and the next step has to wait for another interval.
+    search.args(["--interval", "40s", "--batch", "2", "--from", "3"]);
+    let mut search = search.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    let mut said = BufReader::new(search.stdout.take().unwrap());
+    said.read_line(&mut first).unwrap();
+    assert!(first.contains("60 devices  held"), "{first}");
+    kill_process(Pid::from_child(&search), Signal::INT).unwrap();
+    let begun = Instant::now();
+    while search.try_wait().unwrap().is_none() {
+        if begun.elapsed() > PATIENCE {
+            search.kill().unwrap();
+            panic!("it does not end");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let out = search.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(1));
+    assert_eq!(String::from_utf8_lossy(&out.stderr), "device-sim: interrupted\n");
+    assert!(!home.path().join("certify.journal").exists(), "nothing is left behind");
 }
