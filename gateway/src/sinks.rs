@@ -18,7 +18,7 @@ use crate::{
     data_dir::DataDir,
     forward::{CursorFile, Ended, Forwarder, Handle, Options, Setup, Start, Status},
     log,
-    metrics::{MqttSinkMetrics, Registry, SinkMetrics, StoreMetrics},
+    metrics::{MqttSinkMetrics, QuarantineMetrics, Registry, SinkMetrics, StoreMetrics},
     quarantine::{self, OfSink, Quarantine},
     record::{FieldKind, Ledger, Moves, Position},
     shutdown::Tasks,
@@ -149,7 +149,7 @@ pub(crate) fn open(
     let state = state(dir);
     fs::create_dir_all(&state).with_context(|| format!("cannot make {}", state.display()))?;
     let range = LogRange { uuid: log.uuid(), oldest: log.oldest(), end: log.durable() };
-    let quarantine = Arc::new(open_quarantine(config, dir)?);
+    let quarantine = Arc::new(open_quarantine(config, dir, registry)?);
     let mut opened = Vec::new();
     for configured in &config.sinks {
         standing::begin(configured, &state, log)?;
@@ -186,13 +186,17 @@ fn quarantine_file(dir: &DataDir) -> PathBuf {
     dir.path.join("quarantine.db")
 }
 
-fn open_quarantine(config: &Config, dir: &DataDir) -> anyhow::Result<Quarantine> {
+fn open_quarantine(
+    config: &Config,
+    dir: &DataDir,
+    registry: &Registry,
+) -> anyhow::Result<Quarantine> {
     let when_full = match config.quarantine.drop_oldest {
         true => quarantine::WhenFull::DropOldest,
         false => quarantine::WhenFull::Hold,
     };
     let options = quarantine::Options { max_bytes: config.quarantine.max_bytes, when_full };
-    Ok(Quarantine::open(&quarantine_file(dir), options)?)
+    Ok(Quarantine::open(&quarantine_file(dir), options, QuarantineMetrics::new(registry))?)
 }
 
 /// What stores say of kinds reaches the table of kinds.

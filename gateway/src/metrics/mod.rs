@@ -6,11 +6,13 @@
 mod guard;
 mod mqtt;
 mod mqtt_source;
+mod quarantine;
 mod registry;
 
 pub use guard::{GuardMetrics, StateMetrics};
 pub use mqtt::MqttSinkMetrics;
 pub use mqtt_source::MqttSourceMetrics;
+pub use quarantine::QuarantineMetrics;
 pub use registry::{ByCode, Registry};
 
 use crate::record::{Dropped, Ledger, Position};

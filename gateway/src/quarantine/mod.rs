@@ -11,6 +11,9 @@
 //! The ledger that is committed with a sink's cursor counts what was ever kept; [`Moves`], which
 //! are committed here, say what left again. One never waits for the other.
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod disk_tests;
 mod entry;
 mod file;
 mod of_sink;
@@ -22,7 +25,10 @@ pub use entry::Entry;
 pub use of_sink::OfSink;
 pub use taken_over::take_over;
 
-use crate::record::{Dropped, Moves, Position};
+use crate::{
+    metrics::QuarantineMetrics,
+    record::{Dropped, Moves, Position},
+};
 use rusqlite::{Connection, Transaction, params};
 use std::{
     collections::BTreeMap,
@@ -123,6 +129,7 @@ pub struct Quarantine {
     connection: Mutex<Connection>,
     /// By sink, as it was after the last change; for who must not wait for the disk.
     known: Mutex<BTreeMap<String, Known>>,
+    metrics: QuarantineMetrics,
 }
 
 /// What is known of one sink.
@@ -143,10 +150,16 @@ impl Quarantine {
     ///
     /// # Errors
     /// See [`QuarantineError`].
-    pub fn open(path: &Path, options: Options) -> Result<Self, QuarantineError> {
+    pub fn open(
+        path: &Path,
+        options: Options,
+        metrics: QuarantineMetrics,
+    ) -> Result<Self, QuarantineError> {
+        #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+        metrics.limit_bytes.set(options.max_bytes as f64);
         let connection = file::open(path)?;
         let (connection, known) = (Mutex::new(connection), Mutex::default());
-        let opened = Self { path: path.to_owned(), options, connection, known };
+        let opened = Self { path: path.to_owned(), options, connection, known, metrics };
         opened.change(|_| Ok(()))?;
         Ok(opened)
     }
@@ -291,6 +304,9 @@ impl Quarantine {
             for of in known.values_mut() {
                 *of = Known { passed: of.passed, ..Known::default() };
             }
+            let bytes: u64 = found.values().map(|of| of.bytes).sum();
+            #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+            self.metrics.bytes.set(bytes as f64);
             for (sink, of) in found {
                 let passed = known.get(&sink).and_then(|of| of.passed);
                 known.insert(sink, Known { passed, ..of });

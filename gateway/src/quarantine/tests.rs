@@ -9,25 +9,25 @@ use proto::{BatchEncoder, RawValue};
 use std::sync::Arc;
 use uuid::Uuid;
 
-struct Place {
-    dir: tempfile::TempDir,
-    log: Uuid,
-    options: Options,
+pub(super) struct Place {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) log: Uuid,
+    pub(super) options: Options,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let options = Options { max_bytes: 1 << 20, when_full: WhenFull::Hold };
         Self { dir: tempfile::tempdir().unwrap(), log: Uuid::new_v4(), options }
     }
 
-    fn open(&self) -> Arc<Quarantine> {
+    pub(super) fn open(&self) -> Arc<Quarantine> {
         let path = self.dir.path().join("quarantine.db");
-        Arc::new(Quarantine::open(&path, self.options).unwrap())
+        Arc::new(Quarantine::open(&path, self.options, metrics()).unwrap())
     }
 
     /// As after a start: everything is opened again.
-    fn sink(&self, position: u64, ledger: &Ledger) -> (Arc<Quarantine>, OfSink) {
+    pub(super) fn sink(&self, position: u64, ledger: &Ledger) -> (Arc<Quarantine>, OfSink) {
         let quarantine = self.open();
         let of = Arc::clone(&quarantine);
         let sink = OfSink::open(of, "influx", self.log, Position(position), ledger).unwrap();
@@ -35,7 +35,11 @@ impl Place {
     }
 }
 
-fn rejected(position: u64, index: u32) -> Rejected {
+pub(super) fn metrics() -> QuarantineMetrics {
+    QuarantineMetrics::new(&crate::metrics::Registry::new())
+}
+
+pub(super) fn rejected(position: u64, index: u32) -> Rejected {
     let mut encoder = BatchEncoder::new();
     let fields = [("x", RawValue::Float(0.1 + 0.2)), ("s", RawValue::Str("a\n\u{202e}b"))];
     encoder.readings(1, 1).reading(Some("m"), Some(7), &[("t", "v")], &fields);
@@ -50,13 +54,13 @@ fn rejected(position: u64, index: u32) -> Rejected {
     }
 }
 
-fn ids(quarantine: &Quarantine) -> Vec<(u64, u32)> {
+pub(super) fn ids(quarantine: &Quarantine) -> Vec<(u64, u32)> {
     let entries = quarantine.list(&Filter::default(), MAX_PAGE).unwrap();
     entries.iter().map(|of| (of.position.0, of.index)).collect()
 }
 
 /// A ledger that has passed 10 readings, of which so many were refused.
-fn ledger(quarantined: u64) -> Ledger {
+pub(super) fn ledger(quarantined: u64) -> Ledger {
     Ledger {
         base: Some(0),
         accepted_total: 10,
@@ -246,6 +250,6 @@ fn a_newer_file_is_refused_by_name() {
     drop(place.open());
     let path = place.dir.path().join("quarantine.db");
     Connection::open(&path).unwrap().execute_batch("PRAGMA user_version = 9").unwrap();
-    let error = Quarantine::open(&path, place.options).unwrap_err();
+    let error = Quarantine::open(&path, place.options, metrics()).unwrap_err();
     assert!(matches!(error, QuarantineError::Newer { found: 9, .. }), "{error}");
 }

@@ -7,6 +7,7 @@ use crate::{
     data_dir::DataDir,
     forward::CursorFile,
     log,
+    metrics::Registry,
     quarantine::{Entry, Filter, Quarantine, Sent},
     record::{Dropped, Ledger, Position},
     sink::{Batch, Record, Sink, SinkError},
@@ -258,7 +259,7 @@ pub fn give_up(config: &Config, filter: &Filter) -> anyhow::Result<u64> {
         return Ok(0);
     }
     let _opened = standing::open_log(config, &dir)?;
-    let quarantine = open_quarantine(config, &dir)?;
+    let quarantine = open_quarantine(config, &dir, &Registry::new())?;
     for sink in &config.sinks {
         if let Some((_, cursor)) = CursorFile::peek(&cursor_file(&state(&dir), &sink.name))? {
             quarantine.stands_at(&sink.name, cursor.position);

@@ -183,6 +183,9 @@ async fn a_full_quarantine_holds_its_sink_up_until_there_is_room_and_nobody_else
     let kept = home.refused("influx");
     assert_eq!(kept.len() as u64, left);
     assert_eq!(kept.last().unwrap()["device"], "e", "the newest are there");
+    let (bytes, limit) = ("gateway_quarantine_bytes", "gateway_quarantine_limit_bytes");
+    assert_eq!(gateway.metric(limit, ""), 65_536.0);
+    assert!((32_000.0..=65_536.0).contains(&gateway.metric(bytes, "")), "how full it is");
     eventually("the metrics say so", || {
         let dropped = gateway.metric("gateway_sink_dropped_readings_total", "quarantine_full");
         dropped == 404.0 - f64::from(u32::try_from(left).unwrap())

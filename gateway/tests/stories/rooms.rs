@@ -22,7 +22,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("mqtt_source", &["mqtt", "session", "ingest", "auth", "state", "record", "metrics"]),
     ("sink", &["record", "metrics", "mqtt", "client_tls"]),
     ("forward", &["log", "sink", "record", "metrics"]),
-    ("quarantine", &["forward", "record"]),
+    ("quarantine", &["forward", "record", "metrics"]),
     ("session", &["ingest", "record"]),
     ("auth", &["record", "metrics"]),
     ("server", &["session", "ingest", "auth", "state", "record", "metrics"]),
