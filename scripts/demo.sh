@@ -53,7 +53,7 @@ $bin/device-sim run --url "$url" --ca $demo/data/ca.pem --token-key $demo/data/k
     --devices "$devices" --duration "$duration" \
     --journal $demo/run.journal --report $demo/run.json \
     --expect 'sent_ratio>=0.99' --expect 'acked_ratio>=0.99'
-$bin/device-sim verify --store $demo/data/telemetry.db --journal $demo/run.journal \
+$bin/device-sim verify --store $demo/data/telemetry.db --journal $demo/run.journal --ledger "$console" \
     --report $demo/verify.json
 
 echo

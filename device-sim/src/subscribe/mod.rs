@@ -7,7 +7,7 @@
 //! The session outlives this process and its connections: the broker keeps what comes while nobody
 //! is there, and sends again what was not acknowledged. A message is acknowledged once it is on the
 //! disk, so none of them is lost between the two; some come twice, and are recorded twice. Memory is
-//! bounded by what the broker may have under way.
+//! bounded by a group and what comes with one read.
 
 mod broker;
 mod message;
@@ -35,6 +35,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 const RECEIVE_MAXIMUM: u16 = 1_000;
 /// Most messages that are written down with one sync.
 const MAX_GROUP: usize = RECEIVE_MAXIMUM as usize;
+/// A group ends at so many bytes of messages.
+const MAX_GROUP_BYTES: usize = 8 << 20;
 /// Acknowledgements and subscriptions that wait to be written: of all that is under way.
 const MAX_REQUESTS: usize = RECEIVE_MAXIMUM as usize + 16;
 /// Shortest time from a connection that failed to the next.
@@ -130,11 +132,15 @@ impl Subscriber<'_> {
     /// Takes an event and all that has come with it; true if messages were among it.
     fn take(&mut self, first: Result<Event, ConnectionError>) -> Result<bool> {
         let mut group: Vec<Publish> = Vec::new();
+        let mut bytes = 0;
         let mut next = Some(first);
         let mut failed = None;
         while let Some(event) = next.take() {
             match event {
-                Ok(Event::Incoming(Packet::Publish(message))) => group.push(message),
+                Ok(Event::Incoming(Packet::Publish(message))) => {
+                    bytes += message.payload.len();
+                    group.push(message);
+                }
                 Ok(Event::Incoming(Packet::ConnAck(answer))) => self.connected(&answer)?,
                 Ok(Event::Incoming(Packet::SubAck(answer))) => self.subscribed(&answer)?,
                 Ok(_) => {}
@@ -143,7 +149,7 @@ impl Subscriber<'_> {
                     break;
                 }
             }
-            if group.len() < MAX_GROUP {
+            if group.len() < MAX_GROUP && bytes < MAX_GROUP_BYTES {
                 next = self.events.poll().now_or_never();
             }
         }

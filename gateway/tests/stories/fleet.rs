@@ -57,7 +57,7 @@ pub fn assert_nothing_wrong(home: &Home) -> Value {
     assert_nothing_wrong_in(home, &[OsStr::new("--store"), home.store().as_os_str()])
 }
 
-fn assert_nothing_wrong_in<S: AsRef<OsStr>>(home: &Home, store: &[S]) -> Value {
+pub fn assert_nothing_wrong_in<S: AsRef<OsStr>>(home: &Home, store: &[S]) -> Value {
     let (code, verdict) = verify(home, store);
     for class in ["lost", "altered", "unexpected"] {
         assert_eq!(verdict[class], 0, "{verdict:#}");
