@@ -1,7 +1,9 @@
 #![allow(clippy::unwrap_used)]
 
+mod hours;
+mod reading;
+
 use super::{
-    hourly::{HOUR_NS, next_stale_hour},
     query::{Filter, Reader, Stored},
     *,
 };
@@ -11,7 +13,6 @@ use crate::{
     sink::Record,
 };
 use proto::{BatchEncoder, DeviceMessage, Limits, RawValue, TimeUnit};
-use std::process::Command;
 
 const NOW_MS: i64 = 1_800_000_000_000;
 
@@ -372,184 +373,6 @@ async fn a_locked_file_is_tried_again() {
     assert!(matches!(error, SinkError::Retry { .. }), "{error}");
     other.execute_batch("ROLLBACK").unwrap();
     store.write(batch).await.unwrap();
-}
-
-#[tokio::test]
-async fn a_person_can_query_while_the_gateway_writes() {
-    let fixture = Fixture::new();
-    let store = fixture.open().unwrap();
-    let time = 1_700_000_000_123_456_789;
-    let fields: &[(&str, RawValue<'_>)] = &[("t", RawValue::Int(21)), ("s", RawValue::Str("ok"))];
-    let records =
-        vec![record(1, "dev-1", TimeUnit::Ns, &[(Some(time), &[("b", "2"), ("a", "1")], fields)])];
-    store.write(batch(1, 0, records)).await.unwrap();
-    let sql = "SELECT time, time_ns, realm, device, measurement, field, tags, value FROM readings
-               WHERE device = 'dev-1' ORDER BY field";
-    let output = Command::new("sqlite3")
-        .arg(fixture.path())
-        .arg(sql)
-        .output()
-        .expect("the command sqlite3: apt-get install sqlite3");
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
-    assert_eq!(
-        String::from_utf8_lossy(&output.stdout),
-        "2023-11-14T22:13:20.123456789Z|1700000000123456789|default|dev-1|m|s|{\"a\":\"1\",\"b\":\"2\"}|ok\n\
-         2023-11-14T22:13:20.123456789Z|1700000000123456789|default|dev-1|m|t|{\"a\":\"1\",\"b\":\"2\"}|21.0\n"
-    );
-}
-
-#[test]
-fn the_view_finds_a_device_and_the_last_hour_by_key() {
-    let fixture = Fixture::new();
-    let _store = fixture.open().unwrap();
-    let connection = rusqlite::Connection::open(fixture.path()).unwrap();
-    let plan = |sql: &str| -> String {
-        let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
-        let rows = statement.query_map([], |row| row.get::<_, String>(3)).unwrap();
-        rows.map(Result::unwrap).collect::<Vec<_>>().join("\n")
-    };
-    let device = plan("SELECT * FROM readings WHERE device = 'd'");
-    assert!(!device.contains("SCAN p"), "{device}");
-    let hour = plan("SELECT * FROM readings_last_hour");
-    assert!(hour.contains("SEARCH p USING PRIMARY KEY (bucket>?)"), "{hour}");
-}
-
-/// Waits for what the store's thread does between batches.
-async fn until(mut done: impl FnMut() -> bool) {
-    for _ in 0..500 {
-        if done() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("it did not happen within 5 seconds");
-}
-
-#[tokio::test]
-async fn hours_are_the_same_from_points_and_from_roll_ups() {
-    let fixture = Fixture::new();
-    let hour = 480_000;
-    let at = |hour: i64, second: i64| Some(hour * HOUR_NS + second * 1_000_000_000);
-    let x = |x| [("x", RawValue::Float(x))];
-    let fields = [x(1.0), x(3.5), x(-2.0), x(7.0)];
-    let records = vec![record(
-        1,
-        "d",
-        TimeUnit::Ns,
-        &[
-            (at(hour, 10), &[], &fields[0]),
-            (at(hour, 3599), &[], &fields[1]),
-            (at(hour, 1800), &[], &fields[2]),
-            (at(hour + 30, 0), &[], &fields[3]),
-        ],
-    )];
-    let store = fixture.open().unwrap();
-    store.write(batch(1, 0, records)).await.unwrap();
-    let hours = || fixture.reader().hourly(1, hour - 5..hour + 100).unwrap();
-    let expect = |hour, count, min, max, sum, last| Hour {
-        hour,
-        count,
-        min: Some(min),
-        max: Some(max),
-        sum: Some(sum),
-        last,
-    };
-    use rusqlite::types::Value::{Integer, Real};
-    let second = expect(hour + 30, 1, 7.0, 7.0, 7.0, Integer(7));
-    let expected = vec![expect(hour, 3, -2.0, 3.5, 2.5, Real(3.5)), second.clone()];
-    assert_eq!(hours(), expected);
-
-    // A restart forgets when the hours were written to, so they are quiet.
-    let stale = || {
-        let connection = rusqlite::Connection::open(fixture.path()).unwrap();
-        next_stale_hour(&connection, i64::MIN).unwrap()
-    };
-    assert_eq!(stale(), Some(hour));
-    drop(store);
-    let store = fixture.open().unwrap();
-    until(|| stale().is_none()).await;
-    assert_eq!(hours(), expected);
-
-    let late = vec![record(2, "d", TimeUnit::Ns, &[(at(hour, 3599), &[], &x(100.0))])];
-    store.write(batch(2, 4, late)).await.unwrap();
-    let expected = vec![expect(hour, 3, -2.0, 100.0, 99.0, Integer(100)), second];
-    assert_eq!(hours(), expected, "the hour is read from its points again");
-    drop(store);
-    let _store = fixture.open().unwrap();
-    until(|| stale().is_none()).await;
-    assert_eq!(hours(), expected);
-}
-
-#[tokio::test]
-async fn old_points_go_their_hours_stay_and_what_comes_later_is_expired() {
-    let mut fixture = Fixture::new();
-    let now = write::now_ns();
-    let old = now - 30 * 24 * HOUR_NS;
-    let x: &[(&str, RawValue<'_>)] = &[("x", RawValue::Float(1.5))];
-    let first =
-        vec![record(1, "d", TimeUnit::Ns, &[(Some(old), &[], x), (Some(now - HOUR_NS), &[], x)])];
-    let store = fixture.open().unwrap();
-    store.write(batch(1, 0, first)).await.unwrap();
-    drop(store);
-    fixture.keep_for = Some(Duration::from_secs(24 * 3600));
-    let store = fixture.open().unwrap();
-    until(|| fixture.reader().counts().unwrap().0 == 1).await;
-    assert_eq!(fixture.all().len(), 1);
-    let hours = fixture.reader().hourly(1, 0..now / HOUR_NS + 1).unwrap();
-    assert_eq!(hours.iter().map(|hour| hour.count).collect::<Vec<_>>(), [1, 1]);
-
-    let late = vec![record(2, "d", TimeUnit::Ns, &[(Some(old + 1), &[], x)])];
-    store.write(batch(2, 2, late)).await.unwrap();
-    let ledger = store.ledger().unwrap();
-    assert_eq!((ledger.stored, ledger.dropped.expired), (2, 1));
-    assert_eq!(ledger.accepted_total, ledger.stored + ledger.dropped.total());
-    assert_eq!(fixture.all().len(), 1);
-}
-
-#[tokio::test]
-async fn points_of_all_times_are_found_by_range() {
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
-    let mut random = fastrand::Rng::with_seed(seed);
-    let fixture = Fixture::new();
-    let store = fixture.open().unwrap();
-    let mut model = std::collections::BTreeMap::new();
-    let mut total = 0;
-    for position in 1..40 {
-        let times: Vec<i64> = (0..random.usize(1..60))
-            .map(|_| match random.u8(0..4) {
-                0 => random.i64(..),
-                1 => random.i64(-5_000_000_000..5_000_000_000),
-                _ => 1_700_000_000_000_000_000 + random.i64(0..100_000) * 100_000_000,
-            })
-            .collect();
-        let values: Vec<_> = times.iter().map(|_| [("x", RawValue::Float(random.f64()))]).collect();
-        let readings: Vec<Reading<'_>> = times
-            .iter()
-            .zip(&values)
-            .map(|(&time, value)| (Some(time), [].as_slice(), value.as_slice()))
-            .collect();
-        for (time, value) in times.iter().zip(&values) {
-            let [(_, RawValue::Float(x))] = value else { unreachable!() };
-            model.insert(*time, Stored::Float(*x));
-        }
-        let records = vec![record(position, "d", TimeUnit::Ns, &readings)];
-        store.write(batch(position, total, records)).await.unwrap();
-        total += times.len() as u64;
-    }
-    let reader = fixture.reader();
-    for _ in 0..200 {
-        let edge = |random: &mut fastrand::Rng| match random.u8(0..3) {
-            0 => random.i64(..),
-            1 => random.i64(-6_000_000_000..6_000_000_000),
-            _ => 1_700_000_000_000_000_000 + random.i64(0..100_000) * 100_000_000,
-        };
-        let (a, b) = (edge(&mut random), edge(&mut random));
-        let times = a.min(b)..a.max(b);
-        let expected: Vec<_> =
-            model.range(times.clone()).map(|(time, value)| (*time, value.clone())).collect();
-        assert_eq!(reader.points(1, times, u32::MAX).unwrap(), expected);
-    }
 }
 
 #[tokio::test]
