@@ -19,6 +19,7 @@ pub mod data_dir;
 pub mod forward;
 pub mod ingest;
 pub mod inspect;
+pub mod known;
 pub mod log;
 pub mod logging;
 pub mod metrics;
@@ -119,6 +120,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
 
     let stop_server = CancellationToken::new();
+    let connected = Arc::new(server::Registry::default());
     let server = server::Server::bind(server::Context {
         requests: committer.requests.clone(),
         budget: committer.budget.clone(),
@@ -129,7 +131,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         ack_position,
         auth: Arc::new(auth::Authenticator::new(&wire::trust_roots(&config, &dir)?)?),
         tls: Arc::new(server::Tls::load(&wire::tls(&config, &dir))?),
-        registry: Arc::new(server::Registry::default()),
+        registry: Arc::clone(&connected),
         config: wire::server(&config),
         metrics: ServerMetrics::new(&registry),
         shutdown: stop_server.clone(),
@@ -141,7 +143,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (stop_sinks, stop_admin) = (CancellationToken::new(), CancellationToken::new());
     let ledger = sinks.ledger_source(&accepted_total);
     let retained = sinks.cursors();
-    let commands = sinks.commands(&config, &log);
+    let mut commands = sinks.commands(&config, &log);
+    commands.others.extend(known::commands(&state, &connected));
     let mut admin_task = Tasks::new();
     let of_device = sinks.device_ledger(&log);
     let quarantine = sinks.quarantine_source();

@@ -71,6 +71,12 @@ enum Command {
     /// Readings that a store refused: shown, sent again, given up
     #[command(subcommand)]
     Quarantine(cli::quarantine::QuarantineCommand),
+    /// Devices that were seen; revokes one, or lets it connect again
+    #[command(subcommand)]
+    Device(cli::known::DeviceCommand),
+    /// The kinds of fields that were learned; sets one, or forgets it
+    #[command(subcommand)]
+    Types(cli::known::TypesCommand),
 }
 
 #[derive(Subcommand)]
@@ -252,6 +258,8 @@ fn execute(command: Command) -> Result<(), Failure> {
         }
         Command::Log { command } => look(command),
         Command::Quarantine(command) => cli::quarantine::execute(command),
+        Command::Device(command) => cli::known::device(command),
+        Command::Types(command) => cli::known::types(command),
     }
 }
 

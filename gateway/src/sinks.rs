@@ -6,8 +6,8 @@ mod running;
 mod standing;
 
 pub use replay::{Replayed, give_up, quarantined, replay};
-pub(crate) use standing::control_socket;
 pub use standing::{Rewound, Standing, list, remove, rewind};
+pub(crate) use standing::{control_socket, open_log};
 
 use crate::{
     admin::{LedgerSnapshot, LedgerSource, NotReady, Readiness, SinkLedger},

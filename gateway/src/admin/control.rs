@@ -6,8 +6,9 @@
 //! | `POST /v1/sinks/NAME/rewind` `{"to": RECORD or null}` | lets a sink get everything again |
 //! | `POST /v1/quarantine/replay` `{…}` | sends refused readings to their sinks once more, a page |
 //! | `POST /v1/quarantine/drop` `{…}` | gives refused readings up |
+//! | `POST /v1/known` `{…}` | shows devices and kinds of fields; revokes, allows, sets, forgets |
 //!
-//! The object says which readings of the quarantine are meant; [`Commands`] know its keys.
+//! The last three are [`Commands::others`]: who gives them knows what their objects mean.
 
 use super::{connection, problem};
 use axum::{
@@ -19,6 +20,7 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     fs, io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -53,10 +55,8 @@ pub type Command = Arc<dyn Fn(serde_json::Value) -> Doing + Send + Sync>;
 pub struct Commands {
     /// Takes a sink back.
     pub rewind: Rewinder,
-    /// Sends refused readings again.
-    pub replay: Command,
-    /// Drops refused readings.
-    pub give_up: Command,
+    /// By path, what else can be done.
+    pub others: BTreeMap<&'static str, Command>,
 }
 
 impl std::fmt::Debug for Commands {
@@ -89,16 +89,12 @@ impl Control {
 
     /// Serves until `stop` is cancelled, then removes the socket.
     pub async fn serve(self, commands: Commands, stop: CancellationToken) {
-        let router = Router::new()
+        let others = commands.others.iter().fold(Router::new(), |router, (path, command)| {
+            let command = Arc::clone(command);
+            router.route(path, post(move |request| carry_out(Arc::clone(&command), request)))
+        });
+        let router = others
             .route("/v1/sinks/{name}/rewind", post(rewind_sink))
-            .route(
-                "/v1/quarantine/replay",
-                post(|State(of): State<Commands>, request| carry_out(of.replay, request)),
-            )
-            .route(
-                "/v1/quarantine/drop",
-                post(|State(of): State<Commands>, request| carry_out(of.give_up, request)),
-            )
             .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is nothing at this path") })
             .with_state(commands);
         let connections = TaskTracker::new();

@@ -1,3 +1,4 @@
 //! The subcommands that have files of their own.
 
+pub(crate) mod known;
 pub(crate) mod quarantine;

@@ -31,6 +31,10 @@ pub(super) async fn take(
     device: &Device,
     message: Bytes,
 ) -> Option<Answer> {
+    if context.state.revocations.since(&device.context.identity).is_some() {
+        let detail = "this device was revoked".to_owned();
+        return Some(refused(context, &MessageError { code: ErrorCode::Revoked, detail }));
+    }
     let body = match body(&message, context) {
         Ok(body) => body,
         Err(error) => return Some(refused(context, &error)),

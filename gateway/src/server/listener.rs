@@ -135,6 +135,7 @@ async fn admit(
     let stream = handshake(shared, tcp).await?;
     let proof = shared.context.tls.proof(&stream);
     let registry = &shared.context.registry;
+    let revocations = &shared.context.state.revocations;
     let gate = Gate {
         auth: &shared.context.auth,
         allowed_origins: &shared.context.config.allowed_origins,
@@ -147,6 +148,7 @@ async fn admit(
                 FULL_RETRY_S,
             )
         }),
+        is_revoked: &|verified| revocations.since(&verified.identity).is_some(),
         backs_off: &|verified| registry.backs_off(&verified.identity, Instant::now()),
     };
     match upgrade(stream, gate, shared.context.config.head_time).await {
@@ -154,6 +156,10 @@ async fn admit(
             let entered = registry.enter(verified.identity.clone(), Instant::now());
             if entered.took_over() {
                 metrics.takeovers.increment(1);
+            }
+            // Whoever was revoked since the answer was not found among the connected.
+            if revocations.since(&verified.identity).is_some() {
+                entered.revoke();
             }
             Some(connection::Connection::new(shared.clone(), stream, early, verified, entered))
         }

@@ -174,6 +174,11 @@ impl Membership {
         self.slot.number
     }
 
+    /// Asks the connection to end, as its credential was revoked.
+    pub(super) fn revoke(&self) {
+        self.slot.evict(Eviction::Revoked);
+    }
+
     /// True if an older connection had to end for this one.
     pub(super) fn took_over(&self) -> bool {
         self.took_over

@@ -41,6 +41,8 @@ pub(super) struct Gate<'a> {
     pub(super) from: IpAddr,
     /// Why nobody is let in right now, if so.
     pub(super) full: Option<Refusal>,
+    /// Whether an operator has revoked this identity.
+    pub(super) is_revoked: &'a (dyn Fn(&Verified) -> bool + Send + Sync),
     /// Whether this identity must stay away for a while.
     pub(super) backs_off: &'a (dyn Fn(&Verified) -> Option<Duration> + Send + Sync),
 }
@@ -274,6 +276,9 @@ fn check_credential(
             ),
             Denied::Forbidden => Refusal::new(StatusCode::FORBIDDEN, "this device may not connect"),
         })?;
+    if (gate.is_revoked)(&verified) {
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "this device was revoked"));
+    }
     if let Some(refusal) = &gate.full {
         return Err(refusal.clone());
     }

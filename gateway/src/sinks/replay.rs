@@ -123,7 +123,9 @@ impl Sinks {
                 Ok(json!({ "dropped": gone }))
             })
         });
-        Commands { rewind: self.rewinder(config, log), replay, give_up }
+        let others =
+            BTreeMap::from([("/v1/quarantine/replay", replay), ("/v1/quarantine/drop", give_up)]);
+        Commands { rewind: self.rewinder(config, log), others }
     }
 }
 

@@ -210,7 +210,7 @@ fn put(sink: &Sink, state: &Path, log: &log::Shared, cursor: Cursor) -> anyhow::
 }
 
 /// The log, as a gateway would open it.
-pub(super) fn open_log(
+pub(crate) fn open_log(
     config: &Config,
     dir: &DataDir,
 ) -> anyhow::Result<(log::Writer, log::Shared)> {

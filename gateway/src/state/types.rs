@@ -228,7 +228,7 @@ impl Types {
                 tracing::warn!(
                     sink, realm, measurement, field, was = %entry.kind, is = %kind,
                     "the store holds the field in another kind than devices began with: readings \
-                     of the old kind are refused from now on; state.db, table field, has it"
+                     of the old kind are refused from now on; `gateway types` has it"
                 );
             }
             _ => {}

@@ -15,6 +15,7 @@ mod influx_buckets;
 mod influx_sink;
 mod influx_trouble;
 mod influxdb;
+mod known;
 mod log_command;
 mod mqtt_sink;
 mod mqtt_source;

@@ -65,13 +65,28 @@ impl Device {
 
     /// Connects with a token.
     pub async fn with_token(gateway: &Gateway, token: &str) -> Self {
+        match Self::attempt(gateway, token).await {
+            Ok(device) => device,
+            Err(status) => panic!("refused with {status}"),
+        }
+    }
+
+    /// Tries to connect with a token; the status if it is refused.
+    pub async fn attempt(gateway: &Gateway, token: &str) -> Result<Self, u16> {
         let mut request = gateway.url.as_str().into_client_request().unwrap();
         let headers = request.headers_mut();
         headers.insert("Authorization", HeaderValue::try_from(format!("Bearer {token}")).unwrap());
         headers.insert("Sec-WebSocket-Protocol", HeaderValue::from_static(SUBPROTOCOL));
-        let (socket, answer) = client_async(request, tls(gateway).await).await.unwrap();
-        assert_eq!(answer.headers()["Sec-WebSocket-Protocol"], SUBPROTOCOL);
-        Self { socket }
+        match client_async(request, tls(gateway).await).await {
+            Ok((socket, answer)) => {
+                assert_eq!(answer.headers()["Sec-WebSocket-Protocol"], SUBPROTOCOL);
+                Ok(Self { socket })
+            }
+            Err(tokio_tungstenite::tungstenite::Error::Http(answer)) => {
+                Err(answer.status().as_u16())
+            }
+            Err(error) => panic!("no answer: {error}"),
+        }
     }
 
     /// Sends bytes as one binary message.

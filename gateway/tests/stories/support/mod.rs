@@ -59,8 +59,13 @@ impl Home {
 
     /// `gateway quarantine …`: exit code and what it says.
     pub fn quarantine(&self, arguments: &[&str]) -> (i32, String) {
+        self.gateway("quarantine", arguments)
+    }
+
+    /// `gateway SUBCOMMAND …` that ends by itself: exit code and what it says.
+    pub fn gateway(&self, subcommand: &str, arguments: &[&str]) -> (i32, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gateway"));
-        command.arg("quarantine").args(arguments);
+        command.arg(subcommand).args(arguments);
         let file = self.dir.path().join("gateway.toml");
         if file.exists() {
             command.arg("--config").arg(file);
