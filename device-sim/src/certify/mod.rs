@@ -16,7 +16,7 @@ use crate::plan::{Kind, Plan};
 use crate::run::{self, Credentials, Options, Outcome, Report, Show};
 use crate::verify::{self, SqliteStore};
 use anyhow::{Context, Result, bail};
-use process::Look;
+use process::{Look, Looks};
 use search::Search;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,8 +29,6 @@ use tokio_util::sync::CancellationToken;
 const CONNECTS_PER_S: u32 = 1_000;
 /// Shortest ramp.
 const MIN_RAMP: Duration = Duration::from_secs(1);
-/// Longest wait for acks after a step.
-const DRAIN: Duration = Duration::from_secs(10);
 const S: f64 = 1e9;
 
 /// What makes the load of a step higher.
@@ -65,6 +63,8 @@ pub struct Request {
     pub precision: f64,
     /// Length of a step after its ramp.
     pub step: Duration,
+    /// Longest wait for acks after a step.
+    pub drain_timeout: Duration,
     /// The gateway's process, if it runs on this machine.
     pub gateway_pid: Option<String>,
     /// The gateway's embedded store, if it is at hand.
@@ -172,6 +172,7 @@ impl Request {
             readings_per_s: step.readings_per_s,
             why: step.why.clone().unwrap_or_default(),
             simulator_was_late: step.simulator_was_late(),
+            other_cores: step.other_cores,
         });
         let profiles = self.plan.kinds.iter().map(|kind| {
             let interval = humantime::format_duration(Duration::from_nanos(kind.interval_ns));
@@ -224,8 +225,7 @@ struct Trial<'a> {
 /// A run and what was seen of both processes meanwhile.
 struct Played {
     report: Report,
-    gateway: Vec<Look>,
-    simulator: Vec<Look>,
+    looks: Looks,
     /// From the end of the ramp to that of the schedule.
     steady: (Instant, Instant),
 }
@@ -234,7 +234,7 @@ impl Trial<'_> {
     fn play(&mut self, load: u64) -> Result<Step> {
         let (plan, readings_per_s) = self.request.plan_of(load)?;
         let devices = plan.devices;
-        let Played { report, gateway, simulator, steady: (from, to) } = self.run(plan)?;
+        let Played { report, looks, steady: (from, to) } = self.run(plan)?;
         if report.outcome == Outcome::Failed && self.most_devices == 0 {
             bail!("{}", report.problem.unwrap_or_else(|| "no device ever connected".to_owned()));
         }
@@ -251,9 +251,10 @@ impl Trial<'_> {
             why: None,
             acked: report.acked,
             lost: verdict.as_ref().map(|verdict| verdict.lost),
-            cpu_cores: process::cores(&gateway, from, to),
-            simulator_cores: process::cores(&simulator, from, to),
-            kib_per_connection: self.kib_per_connection(&gateway),
+            cpu_cores: process::cores(&looks.gateway, from, to),
+            simulator_cores: process::cores(&looks.simulator, from, to),
+            other_cores: looks.others(from, to),
+            kib_per_connection: self.kib_per_connection(&looks.gateway),
             ack_latency_ms: report.ack_latency_ms.clone(),
             schedule_lag_ms: report.schedule_lag_ms.clone(),
         };
@@ -270,18 +271,18 @@ impl Trial<'_> {
         // ones of the step before.
         let oldest = plan.kinds.iter().map(|kind| kind.interval_ns).max().unwrap_or(0);
         let begin = self.free.map(|free| free + Duration::from_nanos(oldest));
-        let run_s = (length + DRAIN).as_secs();
+        let run_s = (length + request.drain_timeout).as_secs();
         let options = Options {
             url: request.url.clone(),
             ca: request.ca.clone(),
             credentials: Credentials::from_key(&request.token_key, run_s)?,
             plan,
-            drain_timeout: DRAIN,
+            drain_timeout: request.drain_timeout,
             source_addresses: None,
             journal: Some(request.journal.clone()),
             show: Show::Nothing,
         };
-        let (mut gateway, mut simulator) = (Vec::new(), Vec::new());
+        let mut looks = Looks::default();
         let pid = request.gateway_pid.as_deref();
         let (report, start) = self.runtime.block_on(async {
             if let Some(begin) = begin {
@@ -293,13 +294,12 @@ impl Trial<'_> {
             let start = Instant::now();
             let report = tokio::select! {
                 report = run::play(options) => report,
-                () = process::watch(pid, &mut gateway) => unreachable!("it watches on"),
-                () = process::watch(Some("self"), &mut simulator) => unreachable!("it watches on"),
+                () = looks.watch(pid) => unreachable!("it watches on"),
             };
             report.map(|report| (report, start))
         })?;
         self.free = Some(start + length);
-        Ok(Played { report, gateway, simulator, steady: (start + ramp, start + length) })
+        Ok(Played { report, looks, steady: (start + ramp, start + length) })
     }
 
     fn verify(&self, path: &std::path::Path) -> Result<verify::Report> {

@@ -46,13 +46,55 @@ fn resident_kib(status: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
-/// Looks at a process again and again until it is dropped. Cancel safe.
-pub(super) async fn watch(pid: Option<&str>, looks: &mut Vec<Look>) {
-    let Some(pid) = pid else { return std::future::pending().await };
-    loop {
-        // One that has gone is noticed by its connections.
-        looks.extend(look(pid));
-        sleep(LOOK_EVERY).await;
+/// Looks at what all processes of the machine use.
+///
+/// # Errors
+/// The kernel does not say.
+pub(super) fn look_at_all() -> Result<Look> {
+    let stat = std::fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+    let cpu_s = busy_s(&stat).context("/proc/stat is not as it should be")?;
+    Ok(Look { at: Instant::now(), cpu_s, resident_kib: 0 })
+}
+
+/// CPU time that was spent on anything, or taken by the host.
+fn busy_s(stat: &str) -> Option<f64> {
+    let mut fields = stat.lines().next()?.split_whitespace().skip(1).map(str::parse::<f64>);
+    let mut next = || fields.next()?.ok();
+    let (user, nice, system) = (next()?, next()?, next()?);
+    let (_idle, _io) = (next()?, next()?);
+    let (irq, soft_irq, stolen) = (next()?, next()?, next()?);
+    Some((user + nice + system + irq + soft_irq + stolen) / TICKS_PER_S)
+}
+
+/// What is seen while a step goes on.
+#[derive(Debug, Default)]
+pub(super) struct Looks {
+    /// Of the gateway, if its process was named.
+    pub(super) gateway: Vec<Look>,
+    /// Of the simulator.
+    pub(super) simulator: Vec<Look>,
+    /// Of all processes of the machine.
+    pub(super) all: Vec<Look>,
+}
+
+impl Looks {
+    /// Looks again and again until it is dropped. Cancel safe.
+    pub(super) async fn watch(&mut self, gateway: Option<&str>) {
+        loop {
+            // A gateway that has gone is noticed by its connections.
+            self.gateway.extend(gateway.into_iter().flat_map(look));
+            self.simulator.extend(look("self"));
+            self.all.extend(look_at_all());
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Cores that neither simulator nor gateway used; a gateway that was not named is among the
+    /// others.
+    pub(super) fn others(&self, from: Instant, to: Instant) -> Option<f64> {
+        let known =
+            cores(&self.simulator, from, to)? + cores(&self.gateway, from, to).unwrap_or(0.0);
+        Some((cores(&self.all, from, to)? - known).max(0.0))
     }
 }
 
@@ -77,6 +119,9 @@ mod tests {
         assert_eq!(resident_kib("Name:\tx\nState:\tZ (zombie)\n"), None);
         let own = look("self").unwrap();
         assert!(own.resident_kib > 100, "{own:?}");
+        let all = "cpu  100 50 250 9999 77 30 20 50 0 0\ncpu0 1 2 3 4 5 6 7 8 9 10\n";
+        assert_eq!(busy_s(all), Some(5.0));
+        assert!(look_at_all().unwrap().cpu_s > 0.0);
         assert!(look("0").unwrap_err().to_string().contains("no process 0"));
     }
 

@@ -7,6 +7,9 @@ use std::fmt::Write;
 /// Version of the layout.
 pub(super) const SCHEMA: &str = "device-sim/certify/1";
 
+/// So many cores that others use may be what limits a load.
+const BUSY_CORES: f64 = 0.25;
+
 /// The outcome of a search. The figures at the top are those of the highest load that held; null
 /// where nothing did, or where it was not measured.
 #[derive(Debug, Clone, Serialize)]
@@ -48,6 +51,8 @@ pub struct Failure {
     pub why: String,
     /// The simulator itself was late: the limit may be its own.
     pub simulator_was_late: bool,
+    /// Cores that other processes used meanwhile: the limit may be that of a busy machine.
+    pub other_cores: Option<f64>,
 }
 
 /// What was asked for.
@@ -99,6 +104,9 @@ pub struct Step {
     pub cpu_cores: Option<f64>,
     /// Cores that the simulator used after the ramp.
     pub simulator_cores: Option<f64>,
+    /// Cores that other processes of this machine used after the ramp, the store's among them; the
+    /// gateway's, too, if its process was not named.
+    pub other_cores: Option<f64>,
     /// What the gateway's memory has grown by since before the first step, for each of the most
     /// devices that have been connected.
     pub kib_per_connection: Option<f64>,
@@ -130,6 +138,7 @@ impl Step {
             ("lag p99", self.schedule_lag_ms.p99, "ms"),
             ("gateway", self.cpu_cores, "cores"),
             ("simulator", self.simulator_cores, "cores"),
+            ("others", self.other_cores, "cores"),
         ];
         for (name, value, unit) in figures {
             if let Some(value) = value {
@@ -189,8 +198,17 @@ impl Certificate {
             }
             (false, None) => "not met: nothing was tried".to_owned(),
         };
-        if self.failed_at.as_ref().is_some_and(|failure| failure.simulator_was_late) {
-            verdict.push_str(" (the simulator itself was late: the limit may be its own)");
+        if let Some(Failure { simulator_was_late, other_cores, .. }) = &self.failed_at {
+            if *simulator_was_late {
+                verdict.push_str("\nthe simulator itself was late: the limit may be its own");
+            }
+            if let Some(others) = other_cores.filter(|others| *others >= BUSY_CORES) {
+                let all = self.machine.cores;
+                let _ = write!(
+                    verdict,
+                    "\nothers used {others:.1} of {all} cores: an idle machine may take more"
+                );
+            }
         }
         verdict
     }

@@ -50,6 +50,9 @@ pub(super) struct CertifyArgs {
     /// How long each load is played after the devices have connected.
     #[arg(long, default_value = "10s", value_parser = duration)]
     step: Duration,
+    /// Longest wait for acknowledgements after a step.
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    drain_timeout: Duration,
     /// What the devices measure, as for `run`.
     #[arg(long, default_value = "environment")]
     profile: String,
@@ -143,6 +146,7 @@ fn request(args: CertifyArgs) -> Result<Request, String> {
         up_to: args.up_to,
         precision: args.precision,
         step: args.step,
+        drain_timeout: args.drain_timeout,
         gateway_pid: args.gateway_pid.map(|pid| pid.to_string()),
         store: args.store,
         settle: args.settle,
