@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need and this machine lacks: the sqlite3 command, the stores that the
-# gateway forwards to, and the WebSocket and MessagePack libraries of Python and Node.js for the
+# gateway forwards to, and the WebSocket, MQTT and MessagePack libraries of Python and Node.js for the
 # example devices under proto/examples. Everything but Debian packages goes below the checkout.
 # Runs again at no cost.
 set -euo pipefail
@@ -40,9 +40,11 @@ if [ ${#packages[@]} -gt 0 ]; then
 fi
 
 python=target/test-tools/python
-if ! "$python/bin/python" -c 'import websockets, msgpack' 2>/dev/null; then
+if ! "$python/bin/python" -c 'import websockets, msgpack, paho.mqtt' 2>/dev/null; then
     python3 -m venv "$python"
-    "$python/bin/pip" install --quiet --disable-pip-version-check -r proto/examples/requirements.txt
+    # Not by the name of pip: that says where the directory was made, not where it is.
+    "$python/bin/python" -m pip install --quiet --disable-pip-version-check \
+        -r proto/examples/requirements.txt
 fi
 
 modules=proto/examples/node_modules

@@ -1,6 +1,10 @@
 //! Clients that this project did not write connect with a dozen lines.
 
-use super::support::{Home, eventually, run_to_end};
+use super::support::{
+    Home, eventually,
+    mosquitto::{Mosquitto, PASSWORD},
+    run_to_end,
+};
 use rusqlite::types::Value;
 use std::{
     path::{Path, PathBuf},
@@ -20,6 +24,10 @@ fn run_example(mut command: Command, home: &Home, url: &str, device: &str) {
     ]);
     let (code, said) = run_to_end(command);
     assert_eq!(code, 0, "{said}");
+    three_floats_are_stored(home, device);
+}
+
+fn three_floats_are_stored(home: &Home, device: &str) {
     eventually("three values are stored", || home.count(device) == 3);
     let rows = home.rows(device);
     let values: Vec<Value> = rows.iter().map(|row| row.value.clone()).collect();
@@ -41,6 +49,26 @@ fn python_with_websockets_and_msgpack() {
     let mut command = Command::new(python);
     command.arg(root().join("proto/examples/device.py"));
     run_example(command, &home, &gateway.url, "python-device");
+}
+
+#[test]
+fn python_with_paho_by_way_of_a_broker() {
+    let python = root().join("target/test-tools/python/bin/python");
+    assert!(python.exists(), "no Python with paho-mqtt and msgpack: run `make test-tools`");
+    let broker = Mosquitto::start(&["python-device"]);
+    let home = Home::new();
+    let gateway =
+        home.start_with(&format!("[mqtt_source]\nenabled = true\nacks = true\n{}", broker.keys()));
+    eventually("the gateway is subscribed", || {
+        gateway.metric("gateway_mqtt_source_connected", "") == 1.0
+    });
+    let mut command = Command::new(python);
+    command.arg(root().join("proto/examples/mqtt_device.py")).arg("localhost");
+    command.args(["--port", &broker.port().to_string()]).arg("--ca").arg(broker.file("ca.pem"));
+    command.args(["--user", "python-device", "--password", PASSWORD, "--values", "21,21.5,-3"]);
+    let (code, said) = run_to_end(command);
+    assert_eq!(code, 0, "{said}");
+    three_floats_are_stored(&home, "python-device");
 }
 
 #[test]

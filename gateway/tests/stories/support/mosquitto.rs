@@ -70,6 +70,10 @@ impl Mosquitto {
         this
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     pub fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
