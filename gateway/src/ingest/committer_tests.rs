@@ -168,6 +168,40 @@ async fn the_state_of_streams_survives_a_restart_with_and_without_a_checkpoint()
 }
 
 #[tokio::test]
+async fn contents_survive_a_restart_although_their_records_are_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let content = |device: &str| StreamKey { stream: StreamId::Content, ..key(device, 0) };
+    let options = || log::Options { segment_bytes: 4096, ..log::Options::default() };
+    let running = start(dir.path(), options());
+    // In no order, and far more than the last of one device.
+    let seqs = || (1..=300).map(|n| n * 7 % 307);
+    for seq in seqs() {
+        let device = if seq % 100 == 0 { "quiet" } else { "busy" };
+        let outcome = ask(&running, &content(device), seq, 1.0, false).await;
+        assert!(matches!(outcome, Outcome::Logged { .. }), "{seq}: {outcome:?}");
+    }
+    let segments = running.shared.segments().len();
+    running.handle.requests.send(Request::Retain { from: Position(u64::MAX) }).await.unwrap();
+    stop(running).await;
+
+    let running = start(dir.path(), options());
+    assert!(running.shared.segments().len() < segments, "nothing was deleted");
+    for seq in seqs() {
+        let device = if seq % 100 == 0 { "quiet" } else { "busy" };
+        let outcome = ask(&running, &content(device), seq, 1.0, false).await;
+        assert!(matches!(outcome, Outcome::Duplicate { .. }), "{seq}: {outcome:?}");
+        let other = if seq % 100 == 0 { "busy" } else { "quiet" };
+        if seq < 5 {
+            let outcome = ask(&running, &content(other), seq, 1.0, false).await;
+            assert!(matches!(outcome, Outcome::Logged { .. }), "another device's: {outcome:?}");
+        }
+    }
+    let outcome = ask(&running, &content("busy"), 1, 2.0, false).await;
+    assert!(matches!(outcome, Outcome::Logged { .. }), "the same number: {outcome:?}");
+    stop(running).await;
+}
+
+#[tokio::test]
 async fn retention_keeps_what_the_streams_need() {
     let dir = tempfile::tempdir().unwrap();
     let (busy, quiet) = (key("busy", 1), key("quiet", 2));

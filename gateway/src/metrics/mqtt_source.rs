@@ -10,6 +10,8 @@ pub struct MqttSourceMetrics {
     pub connected: Gauge,
     /// Connections that were made.
     pub connections: Counter,
+    /// Sessions that the broker had promised to keep and has not.
+    pub sessions_lost: Counter,
     /// Messages that the broker marks as sent before.
     pub redelivered: Counter,
     /// Messages with this outcome.
@@ -64,6 +66,11 @@ impl MqttSourceMetrics {
             connections: registry.counter(
                 "gateway_mqtt_source_connections_total",
                 "Connections that were made to the broker of the devices.",
+                &[],
+            ),
+            sessions_lost: registry.counter(
+                "gateway_mqtt_source_sessions_lost_total",
+                "Connections on which the broker had forgotten what it was to keep for us.",
                 &[],
             ),
             redelivered: registry.counter(

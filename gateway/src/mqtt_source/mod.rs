@@ -28,7 +28,7 @@ use crate::{
     state::State,
 };
 use proto::TimeUnit;
-use serve::End;
+use serve::{End, Past};
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -102,24 +102,27 @@ impl MqttSource {
 
     /// Takes batches until `stop` is cancelled; then what is under way is answered.
     pub async fn run(self, stop: CancellationToken) {
-        let mut failures: u32 = 0;
+        let mut past = Past::default();
         let mut said = String::new();
         loop {
-            let end = serve::serve(&self.options, &self.context, &stop, &mut failures).await;
+            let end = serve::serve(&self.options, &self.context, &stop, &mut past).await;
             self.context.metrics.connected.set(0.0);
             let failure = match end {
                 End::Stopped => return,
                 End::Lost(failure) => failure,
             };
-            failures += 1;
-            let doubled = FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(10));
+            if past.failures == 0 {
+                said.clear();
+            }
+            let doubled = FIRST_PAUSE.saturating_mul(1 << past.failures.min(10));
+            past.failures = past.failures.saturating_add(1);
             let mut pause = doubled.min(LONGEST_PAUSE).mul_f64(1.0 - fastrand::f64() / 2.0);
             if failure.kind == FailureKind::Blocked {
                 pause = PROBE_EVERY;
             }
             // Once, and not at every attempt.
             if failure.why == said {
-                tracing::debug!(why = %failure, failures, ?pause, "the broker is still away");
+                tracing::debug!(why = %failure, ?pause, "the broker is still away");
             } else if failure.kind == FailureKind::Blocked {
                 tracing::error!(
                     why = %failure,

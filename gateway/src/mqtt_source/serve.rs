@@ -55,13 +55,22 @@ struct Done {
 
 type Working<'a> = Pin<Box<dyn Future<Output = Done> + Send + 'a>>;
 
-/// Connects, subscribes and takes messages until it is over. `failures` is set back once we are
+/// What is known from the connections before.
+#[derive(Debug, Default)]
+pub(super) struct Past {
+    /// Failures since we were subscribed last.
+    pub(super) failures: u32,
+    /// The broker was asked to keep a session of ours, and has agreed.
+    has_session: bool,
+}
+
+/// Connects, subscribes and takes messages until it is over. The failures are set back once we are
 /// subscribed.
 pub(super) async fn serve(
     options: &Options,
     context: &Context,
     stop: &CancellationToken,
-    failures: &mut u32,
+    past: &mut Past,
 ) -> End {
     let session = Session {
         keep: Some(options.session),
@@ -87,7 +96,7 @@ pub(super) async fn serve(
         ready: VecDeque::new(),
         free: (SUBSCRIPTION + 1..=SUBSCRIPTION + answers).collect(),
     };
-    match line.run(stop, failures).await {
+    match line.run(stop, past).await {
         Ok(()) => {
             line.drain().await;
             line.connection.close().await;
@@ -111,7 +120,7 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
-    async fn run(&mut self, stop: &CancellationToken, failures: &mut u32) -> Result<(), Failure> {
+    async fn run(&mut self, stop: &CancellationToken, past: &mut Past) -> Result<(), Failure> {
         self.subscribe()?;
         loop {
             let reads = !self.is_full();
@@ -121,8 +130,7 @@ impl Line<'_> {
                 packet = self.connection.next_if(reads) => match packet? {
                     Packet::Publish(publish) => self.take(publish),
                     Packet::SubAck(answer) => {
-                        self.subscribed(&answer.return_codes)?;
-                        *failures = 0;
+                        self.subscribed(&answer.return_codes, past)?;
                     }
                     packet => self.acknowledged(&packet)?,
                 },
@@ -151,14 +159,22 @@ impl Line<'_> {
         self.connection.queue(&Packet::Subscribe(subscribe))
     }
 
-    fn subscribed(&self, codes: &[SubscribeReasonCode]) -> Result<(), Failure> {
+    fn subscribed(&self, codes: &[SubscribeReasonCode], past: &mut Past) -> Result<(), Failure> {
         match codes.first() {
             Some(SubscribeReasonCode::Success(QoS::AtLeastOnce | QoS::ExactlyOnce)) => {
+                let session = self.connection.granted().session_present;
+                if past.has_session && !session {
+                    self.context.metrics.sessions_lost.increment(1);
+                    tracing::error!(
+                        broker = %self.options.broker,
+                        "the broker has forgotten the gateway's session: what devices published \
+                         since the connection broke is lost; is its persistence on?"
+                    );
+                }
+                *past = Past { failures: 0, has_session: !self.options.session.is_zero() };
                 self.context.metrics.connected.set(1.0);
                 tracing::info!(
-                    broker = %self.options.broker,
-                    session = self.connection.granted().session_present,
-                    "devices over MQTT are heard"
+                    broker = %self.options.broker, session, "devices over MQTT are heard"
                 );
                 Ok(())
             }
@@ -293,7 +309,12 @@ fn device_of(topic: &[u8]) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
+#[path = "serve_tests.rs"]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
+#[cfg(test)]
+mod topic_tests {
     use super::*;
 
     #[test]
