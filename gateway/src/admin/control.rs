@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `POST /v1/sinks/NAME/rewind` `{"to": RECORD or null}` | lets a sink get everything again |
 //! | `POST /v1/quarantine/replay` `{…}` | sends refused readings to their sinks once more, a page |
-//! | `POST /v1/quarantine/drop` `{…}` | gives refused readings up |
+//! | `POST /v1/quarantine/drop` `{…}` | gives refused readings up, a page |
 //! | `POST /v1/known` `{…}` | shows devices and kinds of fields; revokes, allows, sets, forgets |
 //!
 //! The last three are [`Commands::others`]: who gives them knows what their objects mean.

@@ -40,6 +40,24 @@ CREATE TABLE move (                 -- what left again, of those that were count
 PRAGMA user_version = 1;
 ";
 
+/// What is there by sink, kept up to date in memory: counting it anew costs 0.1 s for 900,000
+/// entries, at each change.
+const TOTALS: &str = "
+PRAGMA temp_store = MEMORY;
+CREATE TEMP TABLE total (sink TEXT PRIMARY KEY, entries INTEGER NOT NULL, bytes INTEGER NOT NULL);
+INSERT INTO total SELECT sink, count(*), sum(bytes) FROM entry GROUP BY sink;
+CREATE TEMP TRIGGER added AFTER INSERT ON main.entry BEGIN
+    INSERT INTO total VALUES (new.sink, 1, new.bytes) ON CONFLICT (sink) DO UPDATE SET
+    entries = entries + 1, bytes = bytes + new.bytes;
+END;
+CREATE TEMP TRIGGER resized AFTER UPDATE OF bytes ON main.entry BEGIN
+    UPDATE total SET bytes = bytes + new.bytes - old.bytes WHERE sink = new.sink;
+END;
+CREATE TEMP TRIGGER removed AFTER DELETE ON main.entry BEGIN
+    UPDATE total SET entries = entries - 1, bytes = bytes - old.bytes WHERE sink = old.sink;
+END;
+";
+
 pub(super) fn open(path: &Path) -> Result<Connection, QuarantineError> {
     let sql = |source| error(path, source);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
@@ -59,6 +77,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, QuarantineError> {
         };
         make(&mut connection).map_err(sql)?;
     }
+    connection.execute_batch(TOTALS).map_err(sql)?;
     Ok(connection)
 }
 
@@ -93,7 +112,7 @@ pub(super) fn error(path: &Path, source: rusqlite::Error) -> QuarantineError {
 }
 
 pub(super) fn bytes(connection: &Connection) -> rusqlite::Result<u64> {
-    let sql = "SELECT coalesce(sum(bytes), 0) FROM entry";
+    let sql = "SELECT coalesce(sum(bytes), 0) FROM total";
     connection.query_row(sql, [], |row| count(row, 0))
 }
 
@@ -143,7 +162,7 @@ pub(super) fn known(connection: &Connection) -> rusqlite::Result<BTreeMap<String
     for (sink, (_, moves)) in all_moves(connection)? {
         known.entry(sink).or_default().moves = moves;
     }
-    let sql = "SELECT sink, count(*), sum(bytes) FROM entry GROUP BY sink";
+    let sql = "SELECT sink, entries, bytes FROM total";
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {

@@ -183,24 +183,34 @@ impl Quarantine {
     /// # Errors
     /// SQLite's; what was given up before stays so.
     pub fn give_up(&self, filter: &Filter) -> Result<u64, QuarantineError> {
-        let mut after = filter.after;
+        let mut page = filter.clone();
         let mut gone = 0;
         loop {
-            let page = Filter { after, ..filter.clone() };
-            let mut entries = self.list(&page, MAX_PAGE)?;
-            let Some(last) = entries.last() else { return Ok(gone) };
-            after = Some(last.id);
-            entries.retain(|of| self.is_settled(of));
-            gone += self.change(|transaction| {
-                let mut removed = 0;
-                for entry in &entries {
-                    let dropped = Dropped { operator: 1, ..Dropped::default() };
-                    let moves = Moves { stored: 0, dropped };
-                    removed += u64::from(self.leave(transaction, entry.id, moves)?);
-                }
-                Ok(removed)
-            })?;
+            let (of_page, last) = self.give_up_page(&page)?;
+            gone += of_page;
+            if last.is_none() {
+                return Ok(gone);
+            }
+            page.after = last;
         }
+    }
+
+    /// …a page of them: how many, and the last one that was looked at; none when there are no more.
+    ///
+    /// # Errors
+    /// SQLite's; nothing has changed then.
+    pub fn give_up_page(&self, filter: &Filter) -> Result<(u64, Option<i64>), QuarantineError> {
+        let (entries, last) = self.due(filter)?;
+        let gone = self.change(|transaction| {
+            let mut removed = 0;
+            for entry in &entries {
+                let dropped = Dropped { operator: 1, ..Dropped::default() };
+                let moves = Moves { stored: 0, dropped };
+                removed += u64::from(self.leave(transaction, entry.id, moves)?);
+            }
+            Ok(removed)
+        })?;
+        Ok((gone, last))
     }
 
     /// The readings of a sink that may be sent again, as [`Quarantine::list`] gives them.

@@ -65,7 +65,7 @@ impl OfSink {
             tx.execute(sql, params![sink, epoch, log])?;
             tx.execute("DELETE FROM move WHERE sink = ?1 AND epoch <> ?2", params![sink, epoch])?;
             if ledger.quarantined > 0 {
-                retract(tx, sink, position)?;
+                retract(tx, (log, sink), position)?;
             }
             let sql = "SELECT count(*) FROM entry WHERE sink = ?1 AND counted = 1";
             let held = tx.query_row(sql, [sink], |row| file::count(row, 0))?;
@@ -160,7 +160,7 @@ impl RejectedHandler for OfSink {
         let kept_ns = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
         let needed = rejected.iter().map(|of| self.size(of)).sum();
         let lacking = self.quarantine.change(|transaction| {
-            retract(transaction, &self.sink, passed)?;
+            retract(transaction, (&self.log, &self.sink), passed)?;
             let mut room = self.make_room(transaction, needed)?;
             if room < needed && self.quarantine.options.when_full == WhenFull::Hold {
                 // Nothing of the batch is kept, and the retraction does not matter.
@@ -211,8 +211,12 @@ fn size(texts: [&String; 4], reading: &[u8]) -> u64 {
 }
 
 /// Takes back what was kept of records that the cursor has not passed; no ledger has counted it.
-fn retract(tx: &Transaction<'_>, sink: &str, passed: Position) -> rusqlite::Result<()> {
-    let sql = "DELETE FROM entry WHERE sink = ?1 AND counted = 1 AND position > ?2";
-    tx.prepare_cached(sql)?.execute(params![sink, file::signed(passed.0)])?;
+fn retract(
+    tx: &Transaction<'_>,
+    (log, sink): (&str, &str),
+    passed: Position,
+) -> rusqlite::Result<()> {
+    let sql = "DELETE FROM entry WHERE log = ?1 AND sink = ?2 AND position > ?3 AND counted = 1";
+    tx.prepare_cached(sql)?.execute(params![log, sink, file::signed(passed.0)])?;
     Ok(())
 }

@@ -56,6 +56,12 @@ pub(super) fn rejected(position: u64, index: u32) -> Rejected {
 
 pub(super) fn ids(quarantine: &Quarantine) -> Vec<(u64, u32)> {
     let entries = quarantine.list(&Filter::default(), MAX_PAGE).unwrap();
+    // What is counted in memory is what is there.
+    let sql = "SELECT count(*), coalesce(sum(bytes), 0) FROM entry WHERE sink = 'influx'";
+    let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+    let found: (i64, i64) = quarantine.connection().query_row(sql, [], row).unwrap();
+    let Known { entries: count, bytes, .. } = quarantine.known("influx");
+    assert_eq!((file::signed(count), file::signed(bytes)), found);
     entries.iter().map(|of| (of.position.0, of.index)).collect()
 }
 

@@ -119,8 +119,9 @@ impl Sinks {
             let quarantine = Arc::clone(&quarantine);
             Box::pin(async move {
                 let filter: Filter = serde_json::from_value(request)?;
-                let gone = task::spawn_blocking(move || quarantine.give_up(&filter)).await??;
-                Ok(json!({ "dropped": gone }))
+                let page = task::spawn_blocking(move || quarantine.give_up_page(&filter));
+                let (gone, last) = page.await??;
+                Ok(json!({ "dropped": gone, "last": last }))
             })
         });
         let others =
@@ -253,9 +254,14 @@ fn ask(config: &Config, what: &str, filter: &Filter) -> anyhow::Result<Option<St
 /// A gateway runs and does not answer, or a file cannot be read or written.
 pub fn give_up(config: &Config, filter: &Filter) -> anyhow::Result<u64> {
     let dir = DataDir::new(&config.data_dir);
-    if let Some(done) = ask(config, "drop", filter)? {
+    let (mut page, mut gone) = (filter.clone(), 0);
+    while let Some(done) = ask(config, "drop", &page)? {
         let done: Value = serde_json::from_str(&done)?;
-        return done["dropped"].as_u64().context("the gateway's answer makes no sense");
+        gone += done["dropped"].as_u64().context("the gateway's answer makes no sense")?;
+        page.after = done["last"].as_i64();
+        if page.after.is_none() {
+            return Ok(gone);
+        }
     }
     if !quarantine_file(&dir).exists() {
         return Ok(0);
@@ -267,7 +273,7 @@ pub fn give_up(config: &Config, filter: &Filter) -> anyhow::Result<u64> {
             quarantine.stands_at(&sink.name, cursor.position);
         }
     }
-    Ok(quarantine.give_up(filter)?)
+    Ok(gone + quarantine.give_up(&page)?)
 }
 
 /// What is in the quarantine, whether a gateway runs or not; see [`Quarantine::list`].
