@@ -158,6 +158,11 @@ impl Peer {
 
     /// The next acknowledgement, and the answers before it, by their QoS.
     async fn acknowledged(&mut self) -> (u16, Vec<(QoS, u16)>) {
+        let next = tokio::time::timeout(PATIENCE, self.next_acknowledgement()).await;
+        next.expect("a message is acknowledged in time")
+    }
+
+    async fn next_acknowledgement(&mut self) -> (u16, Vec<(QoS, u16)>) {
         let mut answers = Vec::new();
         loop {
             match self.next().await {
