@@ -73,7 +73,8 @@ const ROWS: &[Row] = &[
     row("disk_full", 15, |_| disk_full::each_way()),
     row("each_bit_and_length", 1, |_| suite("log_trials", "corruption::", &[])),
     row("sink_away_for_10_minutes", 1, |seed| {
-        let (around, away) = (Duration::from_secs(30), Duration::from_secs(600));
+        // Until the embedded store has the pages in memory that it may have.
+        let (around, away) = (Duration::from_secs(180), Duration::from_secs(600));
         away::of_a_store(away::Plan { seed, readings_per_s: 20_000, around, away })
     }),
     row("sinks_in_trouble", 1, |_| suite("stories", "influx", &[])),
