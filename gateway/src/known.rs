@@ -20,6 +20,7 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
+use tokio::task;
 
 /// Most devices or fields that one answer has.
 pub const MAX_PAGE: usize = 500;
@@ -51,6 +52,15 @@ pub enum Ask {
     },
     /// Forgets the kind of a field, or of all fields of a measurement: the next reading decides.
     ForgetTypes(Field),
+}
+
+impl Ask {
+    fn is_change(&self) -> bool {
+        match self {
+            Self::Devices(_) | Self::Device(_) | Self::Revoked | Self::Types(_) => false,
+            Self::Revoke(_) | Self::Allow(_) | Self::SetType { .. } | Self::ForgetTypes(_) => true,
+        }
+    }
 }
 
 /// A device.
@@ -111,8 +121,14 @@ pub(crate) fn commands(
     let command: Command = Arc::new(move |request| {
         let (state, connected) = (state.clone(), Arc::clone(&connected));
         Box::pin(async move {
-            let done = carry_out(&serde_json::from_value(request)?, &state)?;
-            connected.close_revoked(|identity| state.revocations.since(identity).is_some());
+            let what: Ask = serde_json::from_value(request)?;
+            let revokes = matches!(what, Ask::Revoke(_));
+            let of = state.clone();
+            // A page is found by looking through all that is known.
+            let done = task::spawn_blocking(move || carry_out(&what, &of)).await??;
+            if revokes {
+                connected.close_revoked(|identity| state.revocations.since(identity).is_some());
+            }
             state.changes.settled(done.change, SETTLE_TIME).await?;
             Ok(done.answer)
         })
@@ -137,10 +153,13 @@ pub fn ask(config: &Config, what: &Ask) -> anyhow::Result<Value> {
     }
     let file: PathBuf = dir.path.join("state.db");
     ensure!(file.exists(), "no gateway has run in {} yet", config.data_dir.display());
-    // Its lock keeps a gateway from starting meanwhile.
-    let _log = open_log(config, &dir)?;
+    // Its lock keeps a gateway from starting while something is changed.
+    let _log = what.is_change().then(|| open_log(config, &dir)).transpose()?;
     let metrics = StateMetrics::new(&Registry::new());
     let (state, keeper) = state::open(&file, config.types.fields_per_realm, metrics)?;
+    if !what.is_change() {
+        return Ok(carry_out(what, &state)?.answer);
+    }
     let kept = keeper.spawn().context("cannot start a thread for state.db")?;
     let done = carry_out(what, &state);
     state.changes.stop();
@@ -169,7 +188,9 @@ fn carry_out(what: &Ask, state: &State) -> anyhow::Result<Done> {
             let since = state.revocations.since(&identity);
             let since = since.ok_or_else(|| anyhow!("no further device can be revoked"))?;
             tracing::info!(device = %identity, "revoked by an operator");
-            let answer = json!({ "changed": change.is_some(), "revoked_ms": since });
+            let seen = state.devices.get(&identity).is_some();
+            let changed = change.is_some();
+            let answer = json!({ "changed": changed, "revoked_ms": since, "seen": seen });
             Done { answer, change: change.unwrap_or(0) }
         }
         Ask::Allow(who) => {

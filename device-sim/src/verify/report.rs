@@ -165,7 +165,8 @@ impl Report {
                 row(name, count.to_string());
             }
         }
-        for (class, examples) in &self.examples {
+        // What came late is as it should be; its examples are in the report.
+        for (class, examples) in self.examples.iter().filter(|(class, _)| **class != "late") {
             for Example { device, seq, index, time_ns, detail } in examples {
                 let place = match (seq, index) {
                     (Some(seq), Some(index)) => format!("batch {seq} reading {index} "),

@@ -173,7 +173,9 @@ fn changed(of: OneDevice, what: fn(Who) -> Ask, yes: &str, no: &str) -> Result<(
     let device = of.device.clone();
     let answer = of.ask(what)?;
     let what = if answer["changed"] == true { yes } else { no };
-    print(&format!("{} {what}\n", text::name(&device)))
+    // Perhaps it is mistyped, or in another realm.
+    let note = if answer["seen"] == false { "; no such device was ever seen" } else { "" };
+    print(&format!("{} {what}{note}\n", text::name(&device)))
 }
 
 /// Prints page by page, so that no more than one is in memory.

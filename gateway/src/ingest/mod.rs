@@ -79,6 +79,35 @@ pub struct Submission {
     pub budget: Option<OwnedSemaphorePermit>,
 }
 
+impl Submission {
+    /// A batch of `stream` that was checked, without its share of the memory yet.
+    pub fn of(
+        checked: Checked,
+        stream: StreamKey,
+        may_skip: bool,
+        reply: mpsc::Sender<Outcome>,
+    ) -> Self {
+        Self {
+            stream,
+            seq: checked.seq,
+            may_skip,
+            payload_hash: checked.payload_hash,
+            header: checked.header,
+            payload: checked.payload,
+            accepted: checked.accepted,
+            refused: checked.refused,
+            refused_whole: checked.refused_whole.map(|(code, _)| code),
+            reply,
+            budget: None,
+        }
+    }
+
+    /// What it takes of the memory for batches on their way.
+    pub fn weight(&self) -> u32 {
+        u32::try_from(self.header.len() + self.payload.len()).unwrap_or(u32::MAX)
+    }
+}
+
 /// What a connection asks of the committer, in order.
 #[derive(Debug)]
 pub enum Request {

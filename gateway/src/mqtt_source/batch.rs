@@ -137,26 +137,12 @@ fn facts(checked: &Checked, message: &Bytes) -> Facts {
 }
 
 async fn submit(context: &Context, device: &Device, checked: Checked) -> Option<Outcome> {
-    let bytes = checked.header.len() + checked.payload.len();
-    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-    let budget = context.committer.budget.clone().acquire_many_owned(bytes).await.ok()?;
     let (reply, mut outcome) = mpsc::channel(1);
-    let submission = Submission {
-        stream: StreamKey {
-            identity: device.context.identity.clone(),
-            stream: device.context.stream,
-        },
-        seq: checked.seq,
-        may_skip: true,
-        payload_hash: checked.payload_hash,
-        header: checked.header,
-        payload: checked.payload,
-        accepted: checked.accepted,
-        refused: checked.refused,
-        refused_whole: checked.refused_whole.map(|(code, _)| code),
-        reply,
-        budget: Some(budget),
-    };
+    let of = &device.context;
+    let stream = StreamKey { identity: of.identity.clone(), stream: of.stream };
+    let mut submission = Submission::of(checked, stream, true, reply);
+    let budget = context.committer.budget.clone();
+    submission.budget = Some(budget.acquire_many_owned(submission.weight()).await.ok()?);
     context.committer.requests.send(Request::Submit(submission)).await.ok()?;
     outcome.recv().await
 }

@@ -84,9 +84,9 @@ fn is_text(value: &Value<'_>) -> bool {
 type Prefix = Option<Box<[u8]>>;
 
 /// The name of a field as it stands in a line.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct FieldName {
-    name: Box<str>,
+    name: String,
     /// Escaped, with the equals sign.
     written: Vec<u8>,
     holds_number: bool,
@@ -94,13 +94,15 @@ struct FieldName {
 }
 
 impl FieldName {
-    fn new(dialect: Dialect, name: &str) -> Self {
-        let mut written = Vec::with_capacity(name.len() + 1);
-        dialect.escape(name, b", =", &mut written);
-        written.push(b'=');
-        let (holds_number, holds_text) =
-            (dialect.holds_field(name, false), dialect.holds_field(name, true));
-        Self { name: name.into(), written, holds_number, holds_text }
+    /// Keeps its memory: where devices of several kinds take turns, names change all the time.
+    fn become_that_of(&mut self, dialect: Dialect, name: &str) {
+        self.name.clear();
+        self.name.push_str(name);
+        self.written.clear();
+        dialect.escape(name, b", =", &mut self.written);
+        self.written.push(b'=');
+        self.holds_number = dialect.holds_field(name, false);
+        self.holds_text = dialect.holds_field(name, true);
     }
 }
 
@@ -222,13 +224,16 @@ fn field<'a>(
     place: usize,
     name: &str,
 ) -> &'a FieldName {
-    match known.get(place) {
-        Some(field) if *field.name == *name => {}
-        Some(_) => known[place] = FieldName::new(dialect, name),
-        // Fields come in order, so this is the next place.
-        None => known.push(FieldName::new(dialect, name)),
+    // Fields come in order, so this is the next place.
+    if place == known.len() {
+        known.push(FieldName::default());
     }
-    &known[place]
+    let field = &mut known[place];
+    // No field is called nothing, so a new one differs.
+    if field.name != name {
+        field.become_that_of(dialect, name);
+    }
+    field
 }
 
 /// Measurement and tags, by name; the gateway's own tags among them.

@@ -163,10 +163,12 @@ impl Scene {
             let verdict: Value =
                 serde_json::from_slice(&std::fs::read(&report).expect(&words)).unwrap();
             let count = |key: &str| verdict[key].as_u64().unwrap_or(0);
+            let lost = count("lost") + count("altered");
+            let doubled = count("duplicated") + count("unexpected");
+            assert_eq!(verdict["passed"], lost + doubled == 0, "{words}");
             outcome.acked = count("acked");
-            outcome.lost += count("lost") + count("altered");
-            outcome.duplicates += count("duplicated") + count("unexpected");
-            assert_eq!(verdict["passed"], outcome.lost + outcome.duplicates == 0, "{words}");
+            outcome.lost += lost;
+            outcome.duplicates += doubled;
         }
         outcome
     }

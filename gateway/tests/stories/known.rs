@@ -39,6 +39,9 @@ async fn a_revoked_device_is_gone_at_once_and_stays_away_until_it_is_allowed_aga
     assert!(revoked.trim_end().ends_with("pump-7") && !revoked.contains("pump-8"), "{revoked}");
     let shown = says(&home, "device", &["show", "pump-7"]);
     assert!(shown.contains("accepted          1\n"), "{shown}");
+    // Revoked beforehand, or mistyped: it is said.
+    let unknown = says(&home, "device", &["revoke", "pmup-8"]);
+    assert_eq!(unknown, "pmup-8 revoked; no such device was ever seen\n");
     // Its neighbour goes on.
     other.send_value(2).await;
     other.acked(2).await;
@@ -49,7 +52,14 @@ async fn a_revoked_device_is_gone_at_once_and_stays_away_until_it_is_allowed_aga
     assert_eq!(Device::attempt(&gateway, &token).await.err(), Some(403));
     let (status, _) = gateway.stop();
     assert_eq!(status.code(), Some(0));
-    // While no gateway runs the commands do the same.
+    // While no gateway runs the commands do the same; a look changes nothing in the log.
+    let log = || -> Vec<u64> {
+        let files = std::fs::read_dir(home.data().join("log")).unwrap();
+        files.map(|file| file.unwrap().metadata().unwrap().len()).collect()
+    };
+    let before = log();
+    let list = says(&home, "device", &["list", "--revoked", "--json"]);
+    assert_eq!((list.lines().count(), log()), (2, before));
     assert_eq!(says(&home, "device", &["allow", "pump-7"]), "pump-7 allowed again\n");
     assert_eq!(says(&home, "device", &["allow", "pump-7"]), "pump-7 was not revoked\n");
     let gateway = home.start();

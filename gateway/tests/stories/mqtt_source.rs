@@ -34,6 +34,33 @@ fn nack(replies: &Subscriber) -> Nack {
     }
 }
 
+#[test]
+fn a_revoked_device_is_refused_over_mqtt_and_its_neighbour_is_not() {
+    let broker = Mosquitto::start(&["pump-7", "pump-8"]);
+    let replies = broker.subscribe("pump-7", "telemetry/pump-7/reply");
+    let home = Home::new();
+    let gateway = home.start_with(&config(&broker, "realm = \"field\"\n"));
+    subscribed(&gateway);
+    // In another realm it is another device.
+    for (realm, logged) in [("default", 1.0), ("field", 1.0)] {
+        let (code, said) = home.gateway("device", &["revoke", "pump-7", "--realm", realm]);
+        assert_eq!(code, 0, "{said}");
+        let seq = if realm == "default" { 1 } else { 2 };
+        let batch = one_reading(seq, TIME_MS + seq as i64, &[("value", RawValue::Float(1.0))]);
+        assert!(broker.publish("pump-7", "telemetry/pump-7", &batch));
+        if realm == "field" {
+            let refused = nack(&replies);
+            assert_eq!((refused.code, refused.refused), (ErrorCode::Revoked, Some(true)));
+        }
+        eventually("it is logged or not", || messages(&gateway, "logged") == logged);
+    }
+    let batch = one_reading(1, TIME_MS, &[("value", RawValue::Float(1.0))]);
+    assert!(broker.publish("pump-8", "telemetry/pump-8", &batch));
+    eventually("the neighbour is logged", || messages(&gateway, "logged") == 2.0);
+    eventually("it is stored", || home.count("pump-8") == 1);
+    assert_eq!(home.count("pump-7"), 1);
+}
+
 #[tokio::test]
 async fn a_batch_over_mqtt_is_stored_in_a_realm_of_its_own_and_refusals_are_answered() {
     // The device "press/7"; a user is named as the id stands in the topic.

@@ -50,20 +50,9 @@ impl Connection {
     /// Submits at once if there is room; otherwise says what has to wait for room.
     pub(super) fn submit(&self, may_skip: bool, checked: Checked) -> Result<(), Box<Submission>> {
         let Context { requests, budget, .. } = &self.shared.context;
-        let share = budget.clone().try_acquire_many_owned(weight(&checked));
-        let mut submission = Submission {
-            stream: self.stream_key(),
-            seq: checked.seq,
-            may_skip,
-            payload_hash: checked.payload_hash,
-            header: checked.header,
-            payload: checked.payload,
-            accepted: checked.accepted,
-            refused: checked.refused,
-            refused_whole: checked.refused_whole.map(|(code, _)| code),
-            reply: self.reply.clone(),
-            budget: share.ok(),
-        };
+        let mut submission =
+            Submission::of(checked, self.stream_key(), may_skip, self.reply.clone());
+        submission.budget = budget.clone().try_acquire_many_owned(submission.weight()).ok();
         if submission.budget.is_some() {
             match requests.try_send(Request::Submit(submission)) {
                 Ok(()) => return Ok(()),
@@ -80,10 +69,8 @@ impl Connection {
     /// backpressure.
     pub(super) async fn submit_when_there_is_room(&mut self, mut submission: Box<Submission>) {
         if submission.budget.is_none() {
-            let bytes = submission.header.len() + submission.payload.len();
-            let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
             let budget = self.shared.context.budget.clone();
-            submission.budget = budget.acquire_many_owned(bytes).await.ok();
+            submission.budget = budget.acquire_many_owned(submission.weight()).await.ok();
         }
         self.request(Request::Submit(*submission)).await;
     }
@@ -104,9 +91,4 @@ impl Connection {
     fn stream_key(&self) -> StreamKey {
         StreamKey { identity: self.context.identity.clone(), stream: self.context.stream }
     }
-}
-
-/// What a batch takes of the memory for batches on their way.
-fn weight(checked: &Checked) -> u32 {
-    u32::try_from(checked.header.len() + checked.payload.len()).unwrap_or(u32::MAX)
 }
