@@ -206,7 +206,9 @@ fn device_row(of: &Value) -> String {
         (true, true) => "connected",
         (true, false) => "away",
     };
-    let (seen, accepted, refused) = (time(&of["last_seen_ms"]), &of["accepted"], &of["refused"]);
+    let seen = time(&of["last_seen_ms"]);
+    // As text: a JSON number is not padded.
+    let [accepted, refused] = ["accepted", "refused"].map(|key| of[key].to_string());
     let name = name(&of["realm"], &of["device"]);
     format!("{seen:<30}  {state:<9}  {accepted:>12}  {refused:>9}  {name}\n")
 }

@@ -28,6 +28,12 @@ async fn a_revoked_device_is_gone_at_once_and_stays_away_until_it_is_allowed_aga
     }
     let list = says(&home, "device", &["list"]);
     assert_eq!(list.matches("connected").count(), 2, "{list}");
+    let ends: Vec<Option<usize>> = ["REFUSED", "0  pump-7", "0  pump-8"]
+        .iter()
+        .zip(list.lines())
+        .map(|(text, line)| line.find(text).map(|at| at + text.find("  ").unwrap_or(text.len())))
+        .collect();
+    assert!(ends[0].is_some() && ends.iter().all(|end| *end == ends[0]), "columns: {list}");
 
     assert_eq!(says(&home, "device", &["revoke", "pump-7"]), "pump-7 revoked\n");
     let (goodbye, end) = device.end().await;
