@@ -23,7 +23,9 @@ fn influx_sink(influx: &Influx) -> String {
 
 /// Sends a reading of one field; what is refused of it, if anything is.
 async fn tries(device: &mut Device, seq: u64, value: RawValue<'_>) -> Option<Nack> {
-    device.send(&one_reading(seq, now_ms(), &[("value", value)])).await;
+    // Two of them within a millisecond must not be one point.
+    let time_ms = now_ms() + i64::try_from(seq).unwrap();
+    device.send(&one_reading(seq, time_ms, &[("value", value)])).await;
     answer(device, seq).await
 }
 
