@@ -49,48 +49,87 @@ struct Run {
     home: tempfile::TempDir,
 }
 
-/// Runs the writer on a copy of the log with something injected.
-fn run(base: &Path, before: (u64, u64), groups: u64, seed: u64, calls: &str, inject: &str) -> Run {
-    let home = tempfile::tempdir().unwrap();
-    let dir = home.path().join("log");
-    std::fs::create_dir(&dir).unwrap();
-    for entry in std::fs::read_dir(base).unwrap() {
-        let entry = entry.unwrap();
-        if entry.file_type().unwrap().is_file() {
-            std::fs::copy(entry.path(), dir.join(entry.file_name())).unwrap();
-        }
-    }
-    let trace = home.path().join("trace");
-    let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-y", "-s", "16", "-e"]);
-    command.arg(format!("trace={calls},write")).arg("-e");
-    command.arg(format!("inject={calls}:{inject}")).arg("-o").arg(&trace);
-    command.arg(writer::program()).arg(&dir).arg(groups.to_string()).arg(seed.to_string());
-    let said = Arc::new(Said::default());
-    said.acked.store(before.0, Ordering::SeqCst);
-    said.low.store(before.1, Ordering::SeqCst);
-    let ended = Writer::start(command, Arc::clone(&said)).wait().success();
-    let trace = std::fs::read_to_string(trace).unwrap();
-    Run { said, ended, trace, home }
+/// The writer's part of a trial: from which log it goes on, and how far.
+struct Script {
+    base: tempfile::TempDir,
+    before: (u64, u64),
+    groups: u64,
+    seed: u64,
 }
 
-fn outcome(run: &Run, before: (u64, u64)) -> Outcome {
-    let lost = writer::lost(&run.home.path().join("log"), &run.said);
-    let acked = run.said.acked.load(Ordering::SeqCst) - before.0;
-    Outcome { tried: 1, acked, lost, ..Outcome::default() }
+impl Script {
+    /// At least so many groups, and as many as it takes until every kind of call is made: what the
+    /// seed draws decides when a segment is deleted or a mark replaced.
+    fn of(seed: u64, groups: u64) -> Self {
+        let base = tempfile::tempdir().unwrap();
+        let before = prepared(base.path(), seed);
+        let mut script = Self { base, before, groups, seed };
+        let kinds = [&CHANGING[..], &FAILING[..]].concat();
+        let called = |trace: &str, kind: &str| {
+            kind.split(',')
+                .any(|name| trace.contains(&format!("{}(", name.trim_start_matches('?'))))
+        };
+        loop {
+            let run = script.run(&kinds.join(","), None);
+            assert!(run.ended, "an undisturbed run failed, seed {seed}:\n{}", run.trace);
+            if kinds.iter().all(|kind| called(&run.trace, kind)) {
+                return script;
+            }
+            script.groups += 1;
+            assert!(
+                script.groups < groups + 100,
+                "some of {kinds:?} are never called, seed {seed}"
+            );
+        }
+    }
+
+    /// Runs the writer on a copy of the log, with something injected.
+    fn run(&self, calls: &str, inject: Option<&str>) -> Run {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("log");
+        std::fs::create_dir(&dir).unwrap();
+        for entry in std::fs::read_dir(self.base.path()).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_file() {
+                std::fs::copy(entry.path(), dir.join(entry.file_name())).unwrap();
+            }
+        }
+        let trace = home.path().join("trace");
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq", "-y", "-s", "16", "-e"]);
+        command.arg(format!("trace={calls},write"));
+        if let Some(inject) = inject {
+            command.arg("-e").arg(format!("inject={calls}:{inject}"));
+        }
+        command.arg("-o").arg(&trace).arg(writer::program()).arg(&dir);
+        command.arg(self.groups.to_string()).arg(self.seed.to_string());
+        let said = Arc::new(Said::default());
+        said.acked.store(self.before.0, Ordering::SeqCst);
+        said.low.store(self.before.1, Ordering::SeqCst);
+        let ended = Writer::start(command, Arc::clone(&said)).wait().success();
+        let trace = std::fs::read_to_string(trace).unwrap();
+        Run { said, ended, trace, home }
+    }
+}
+
+impl Run {
+    fn outcome(&self, script: &Script) -> Outcome {
+        let lost = writer::lost(&self.home.path().join("log"), &self.said);
+        let acked = self.said.acked.load(Ordering::SeqCst) - script.before.0;
+        Outcome { tried: 1, acked, lost, ..Outcome::default() }
+    }
 }
 
 /// SIGKILL at every call of each kind, until the run comes to its end.
 pub fn killed_at_each(seed: u64, groups: u64) -> Outcome {
-    let base = tempfile::tempdir().unwrap();
-    let before = prepared(base.path(), seed);
+    let script = Script::of(seed, groups);
     let mut total = Outcome::default();
     for calls in CHANGING {
         let mut sites = 0;
         for at in 1.. {
             let inject = format!("signal=SIGKILL:when={at}");
-            let run = run(base.path(), before, groups, seed, calls, &inject);
-            let outcome = outcome(&run, before);
+            let run = script.run(calls, Some(&inject));
+            let outcome = run.outcome(&script);
             assert_eq!(outcome.lost, 0, "{calls} {at}, seed {seed}");
             if run.ended {
                 break;
@@ -106,19 +145,18 @@ pub fn killed_at_each(seed: u64, groups: u64) -> Outcome {
 
 /// EIO and ENOSPC at every call of each kind, until one is not reached any more.
 pub fn failing_at_each(seed: u64, groups: u64) -> Outcome {
-    let base = tempfile::tempdir().unwrap();
-    let before = prepared(base.path(), seed);
+    let script = Script::of(seed, groups);
     let mut total = Outcome::default();
     for calls in FAILING {
         for error in ["EIO", "ENOSPC"] {
             let mut sites = 0;
             for at in 1.. {
                 let inject = format!("error={error}:when={at}");
-                let run = run(base.path(), before, groups, seed, calls, &inject);
+                let run = script.run(calls, Some(&inject));
                 if !run.trace.contains("(INJECTED)") {
                     break;
                 }
-                let mut outcome = outcome(&run, before);
+                let mut outcome = run.outcome(&script);
                 outcome.false_acks = u64::from(is_false_ack(&run.trace));
                 assert_eq!(
                     (outcome.lost, outcome.false_acks),
