@@ -85,11 +85,15 @@ const ROWS: &[Row] = &[
     row("negative_control_has_to_lose", 5, |seed| power_cut::without_sync(seed, 5)),
 ];
 
-/// Runs tests of another suite of this package; what they print as `tried N` is counted.
+/// Runs tests of another suite of this package, built as this one is; what they print as `tried N`
+/// is counted.
 fn suite(test: &str, filter: &str, environment: &[(&str, u64)]) -> Outcome {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(["test", "-p", "gateway", "--locked", "--test", test, "--", filter]);
-    command.arg("--nocapture");
+    command.args(["test", "-p", "gateway", "--locked", "--test", test]);
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    command.args(["--", filter, "--nocapture"]);
     command.envs(environment.iter().map(|(name, value)| (name, value.to_string())));
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
