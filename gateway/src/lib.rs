@@ -146,7 +146,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut commands = sinks.commands(&config, &log);
     commands.others.extend(known::commands(&state, &connected));
     let mut admin_task = Tasks::new();
-    let of_device = sinks.device_ledger(&log);
+    let of_device = sinks.device_ledger(&log, committer.requests.downgrade());
     let quarantine = sinks.quarantine_source();
     let sources = Sources { registry, readiness: readiness.clone(), ledger, of_device, quarantine };
     admin_task.spawn("admin listener", ok(admin.serve(sources, stop_admin.clone())));

@@ -7,7 +7,7 @@
 //! | `/healthz` | 200 while the process lives |
 //! | `/readyz` | 200, or 503 with the reasons |
 //! | `/api/v1/ledger` | the ledger, JSON |
-//! | `/api/v1/ledger/device?id=ID&realm=REALM` | a device's, from what the log still has |
+//! | `/api/v1/ledger/device?id=ID&realm=REALM` | a device's, for each sink |
 //! | `/api/v1/quarantine` | readings that sinks refused: `sink`, `device`, `after`, `limit` (to 1,000) |
 //!
 //! It refuses: whoever lacks the token (if there is one; off loopback there always is), pages of

@@ -10,6 +10,7 @@
 use super::{
     StreamId, StreamKey,
     contents::{Contents, Known},
+    counts::Counts,
 };
 use crate::record::{Envelope, Identity, Position, Refusal, Source};
 use foldhash::fast::RandomState;
@@ -107,6 +108,7 @@ pub struct Admission {
     streams: HashMap<StreamKey, Stream, RandomState>,
     named_of_device: HashMap<Identity, Vec<u64>, RandomState>,
     contents: Contents,
+    counts: Counts,
     tick: u64,
     undo: Vec<Undo>,
 }
@@ -234,6 +236,17 @@ impl Admission {
     /// The same, for what puts a checkpoint back.
     pub fn contents_mut(&mut self) -> &mut Contents {
         &mut self.contents
+    }
+
+    /// What the log has of each device. Changed with what is durable, so that nothing of it is
+    /// ever rolled back.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// The same, to change it.
+    pub fn counts_mut(&mut self) -> &mut Counts {
+        &mut self.counts
     }
 
     /// Puts back a stream from a checkpoint.

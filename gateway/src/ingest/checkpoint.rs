@@ -15,11 +15,18 @@
 //! device that are recognised by content alone: in runs of at most 64, one behind the other. Their
 //! sequence numbers say nothing; they are written as 1, 2, 3 and so on in each run.
 //!
+//! Nor does one name 2⁶⁴ − 1. Under that number stands, with one batch at position 0, what the log has
+//! of a device: the accepted readings in the place of the sequence number, the refused ones in that
+//! of the hash. Without realm and device id it is what was accepted of devices that are not counted.
+//! All of them together are what the log has accepted in total; if they are not, they are stale and
+//! mean nothing.
+//!
 //! The parts stand in the log one behind the other; a checkpoint is valid when all are there.
 
 use super::{
     admit::{Admission, Refusals, Seen, WINDOW},
     contents::{Contents, Known},
+    counts::{Count, Counts},
 };
 use crate::record::{Identity, Position, Refusal};
 use proto::ErrorCode;
@@ -30,6 +37,9 @@ pub const PART_BYTES: usize = 512 * 1024;
 const VERSION: u8 = 1;
 /// In the place of a stream: batches that are recognised by content.
 const CONTENT: u64 = 0;
+
+/// In the place of a stream: how many readings of a device the log has.
+const COUNT: u64 = u64::MAX;
 
 /// Why a part cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +61,7 @@ pub fn encode(admission: &Admission) -> Vec<Vec<u8>> {
         put_stream(&mut bodies, &key.identity, id, stream.window.iter());
     }
     put_contents(&mut bodies, admission.contents());
+    put_counts(&mut bodies, admission.counts());
     let parts = bodies.len() as u64;
     let with_head = |(number, (count, body)): (usize, (u64, Vec<u8>))| {
         let mut part = vec![VERSION];
@@ -110,6 +121,20 @@ fn put_contents(bodies: &mut Bodies, contents: &Contents) {
     }
 }
 
+fn put_counts(bodies: &mut Bodies, counts: &Counts) {
+    let mut put = |identity: &Identity, Count { accepted, refused }: Count| {
+        let in_place =
+            Seen { seq: accepted, hash: refused, position: Position::ZERO, refusals: None };
+        put_stream(bodies, identity, COUNT, std::iter::once(&in_place));
+    };
+    if counts.others() > 0 {
+        put(&Identity::new("", ""), Count { accepted: counts.others(), refused: 0 });
+    }
+    for (identity, count) in counts.iter() {
+        put(identity, count);
+    }
+}
+
 /// Number of this part and number of parts.
 ///
 /// # Errors
@@ -153,7 +178,14 @@ fn read_streams(input: &mut Input<'_>, admission: &mut Admission) -> Option<()> 
             }
             window.push_back(Seen { seq, hash, position: Position(position), refusals });
         }
-        if stream == CONTENT {
+        if stream == COUNT {
+            let Seen { seq: accepted, hash: refused, .. } = window.pop_back()?;
+            let counts = admission.counts_mut();
+            match identity.device.is_empty() {
+                true => counts.restore_others(accepted),
+                false => counts.restore(identity, Count { accepted, refused }),
+            }
+        } else if stream == CONTENT {
             let known = |Seen { hash, position, refusals, .. }| Known { hash, position, refusals };
             admission.contents_mut().restore(&identity, window.into_iter().map(known));
         } else {
@@ -247,187 +279,6 @@ impl<'a> Input<'a> {
 }
 
 #[cfg(test)]
+#[path = "checkpoint_tests.rs"]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use crate::ingest::{StreamId, StreamKey};
-
-    fn filled(streams: u64) -> Admission {
-        let mut admission = Admission::default();
-        for stream in 1..=streams {
-            let identity = Identity::new("default", &format!("device-{}", stream / 3));
-            let key = StreamKey { identity, stream: StreamId::Named(stream * 1_000_003) };
-            for seq in 1..=(stream % 70) + 1 {
-                let refused = match seq % 5 {
-                    0 => vec![Refusal { index: 3, code: ErrorCode::NotFinite }; 1 + seq as usize],
-                    _ => Vec::new(),
-                };
-                let whole = (seq % 11 == 0).then_some(ErrorCode::EmptyBatch);
-                admission.admit(
-                    &key,
-                    Seen {
-                        seq: seq * 2,
-                        hash: seq.wrapping_mul(0x9E37_79B9_7F4A_7C15),
-                        position: Position(seq * 300 + stream),
-                        refusals: Refusals::of(whole, &refused),
-                    },
-                );
-            }
-        }
-        admission.confirm();
-        admission
-    }
-
-    #[test]
-    fn what_is_encoded_comes_back() {
-        let before = filled(5_000);
-        let parts = encode(&before);
-        assert!(parts.len() > 1, "large enough for several parts");
-        let mut after = Admission::default();
-        for (number, part) in parts.iter().enumerate() {
-            assert_eq!(part_of(part).unwrap(), (number as u64, parts.len() as u64));
-            restore(part, &mut after).unwrap();
-        }
-        assert_eq!(before.named().count(), after.named().count());
-        for (key, _, stream) in before.named() {
-            assert_eq!(after.stream(key).unwrap().window, stream.window);
-        }
-    }
-
-    /// Written by version 1. Never changes: a newer version gets a file of its own.
-    #[test]
-    fn the_golden_checkpoint_is_read_and_written_to_the_byte() {
-        let golden = golden(include_str!("../../tests/golden/checkpoint-v1.hex"));
-        let mut admission = Admission::default();
-        restore(&golden, &mut admission).unwrap();
-        let window = |realm: &str, device: &str, stream| {
-            let identity = Identity::new(realm, device);
-            let key = StreamKey { identity, stream: StreamId::Named(stream) };
-            admission.stream(&key).unwrap().window.clone()
-        };
-        let refused = |index, code| Refusal { index, code };
-        let readings = [refused(3, ErrorCode::NotFinite), refused(260, ErrorCode::TimeInFuture)];
-        let seen = |seq, hash, position, refusals| Seen {
-            seq,
-            hash,
-            position: Position(position),
-            refusals,
-        };
-        assert_eq!(
-            window("default", "meter-1", 77),
-            [
-                seen(300, 0x0102_0304_0506_0708, 1000, None),
-                seen(301, 0x1112_1314_1516_1718, 1005, Refusals::of(None, &readings)),
-            ]
-        );
-        assert_eq!(
-            window("plant", "press/7", (1 << 53) - 1),
-            [seen(1, u64::MAX, 1004, Refusals::of(Some(ErrorCode::EmptyBatch), &[]))]
-        );
-        assert_eq!(encode(&admission), [golden]);
-    }
-
-    fn golden(text: &str) -> Vec<u8> {
-        text.lines()
-            .filter(|line| !line.starts_with('#'))
-            .flat_map(str::split_whitespace)
-            .map(|byte| u8::from_str_radix(byte, 16).unwrap())
-            .collect()
-    }
-
-    /// Batches that are recognised by content stand under stream 0. Never changes either.
-    #[test]
-    fn the_golden_contents_are_read_and_written_to_the_byte() {
-        let golden = golden(include_str!("../../tests/golden/checkpoint-v1-contents.hex"));
-        let mut admission = Admission::default();
-        restore(&golden, &mut admission).unwrap();
-        let identity = Identity::new("mqtt", "press/7");
-        let refusals = Refusals::of(Some(ErrorCode::EmptyBatch), &[]);
-        let known =
-            |hash, position, refusals| Known { hash, position: Position(position), refusals };
-        assert_eq!(
-            admission.contents().find(&identity, u64::MAX),
-            Some(known(u64::MAX, 1004, refusals))
-        );
-        let other = 0x0102_0304_0506_0708;
-        assert_eq!(admission.contents().find(&identity, other), Some(known(other, 1000, None)));
-        assert_eq!(encode(&admission), [golden]);
-    }
-
-    #[test]
-    fn more_contents_than_fit_a_part_come_back() {
-        let mut admission = Admission::default();
-        let key = |device: &str| StreamKey {
-            identity: Identity::new("mqtt", device),
-            stream: StreamId::Content,
-        };
-        let refused = [Refusal { index: 3, code: ErrorCode::NotFinite }; 20];
-        for n in 0..12_000 {
-            let (seq, hash, position) = (7, n, Position(n));
-            let refusals = Refusals::of(None, &refused);
-            let device = if n % 50 == 0 { "quiet" } else { "busy" };
-            admission.admit(&key(device), Seen { seq, hash, position, refusals });
-        }
-        admission.confirm();
-        let parts = encode(&admission);
-        assert!(parts.len() > 1 && parts.iter().all(|part| part.len() < PART_BYTES + 64 * 1024));
-        let mut after = Admission::default();
-        parts.iter().for_each(|part| restore(part, &mut after).unwrap());
-        let all = |of: &Admission| -> Vec<(Identity, Vec<Known>)> {
-            of.contents().iter().map(|(who, known)| (who.clone(), known.collect())).collect()
-        };
-        assert_eq!(all(&after), all(&admission));
-    }
-
-    #[test]
-    fn a_part_fits_a_record_however_much_was_refused() {
-        let refused: Vec<_> =
-            (0..10_000).map(|index| Refusal { index, code: ErrorCode::NotFinite }).collect();
-        let mut admission = Admission::default();
-        for stream in 1..=200 {
-            let key = StreamKey {
-                identity: Identity::new("default", &format!("device-{stream}")),
-                stream: StreamId::Named(u64::MAX >> 11),
-            };
-            for seq in 1..=WINDOW as u64 {
-                let refusals = Refusals::of(None, &refused);
-                let seen =
-                    Seen { seq, hash: seq, position: Position(stream * 1000 + seq), refusals };
-                admission.admit(&key, seen);
-            }
-        }
-        let parts = encode(&admission);
-        let largest = parts.iter().map(Vec::len).max().unwrap();
-        assert!(largest < PART_BYTES + 64 * 1024, "{largest} bytes");
-        let mut after = Admission::default();
-        parts.iter().for_each(|part| restore(part, &mut after).unwrap());
-        for (key, _, stream) in admission.named() {
-            assert_eq!(after.stream(key).unwrap().window, stream.window);
-        }
-    }
-
-    #[test]
-    fn a_private_stream_is_not_kept() {
-        let mut admission = Admission::default();
-        let identity = Identity::new("default", "d");
-        let seen = Seen { seq: 1, hash: 1, position: Position(1), refusals: None };
-        admission.admit(&StreamKey { identity, stream: StreamId::Private(1) }, seen);
-        let mut after = Admission::default();
-        restore(&encode(&admission)[0], &mut after).unwrap();
-        assert_eq!(after.named().count(), 0);
-    }
-
-    #[test]
-    fn damage_is_an_error_and_never_a_panic() {
-        let part = &encode(&filled(20))[0];
-        for end in 0..part.len() {
-            assert!(restore(&part[..end], &mut Admission::default()).is_err(), "cut at {end}");
-        }
-        for at in 0..part.len() {
-            let mut bad = part.clone();
-            bad[at] ^= 0x80;
-            let _ = restore(&bad, &mut Admission::default());
-        }
-        assert_eq!(part_of(&[2, 0, 1, 0]), Err(PartError::Newer(2)));
-    }
-}
+mod tests;

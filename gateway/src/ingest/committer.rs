@@ -99,7 +99,7 @@ struct Entry {
 #[derive(Debug)]
 enum Verdict {
     Open,
-    Logged { position: Position },
+    Logged { position: Position, accepted: u32, refused: u32 },
     Duplicate { position: Position, refusals: Option<Box<Refusals>> },
     Reused,
     OutOfOrder,
@@ -121,10 +121,11 @@ impl Committer {
         published_total: Arc<AtomicU64>,
         metrics: IngestMetrics,
     ) -> Result<Self, CommitterError> {
-        let recovered = recover::recover(shared)?;
+        let mut recovered = recover::recover(shared)?;
         let remembered = published_total.fetch_max(recovered.accepted_total, Ordering::AcqRel);
         let accepted_total = recovered.accepted_total.max(remembered);
         metrics.accepted.absolute(accepted_total);
+        recovered.admission.counts_mut().reach(accepted_total);
         Ok(Self {
             log,
             admission: recovered.admission,
@@ -199,6 +200,11 @@ impl Committer {
                 self.finish_group()?;
                 self.retain(from)?;
             }
+            Request::Count { of, reply } => {
+                self.finish_group()?;
+                // Who asked may not wait any more.
+                let _ = reply.send(self.counted(of.as_ref()));
+            }
             Request::Vouch => {
                 self.finish_group()?;
                 self.vouch()?;
@@ -227,7 +233,8 @@ impl Committer {
                         let refusals = Refusals::of(submission.refused_whole, &submission.refused);
                         let seen = Seen { seq, hash: payload_hash, position, refusals };
                         self.admission.admit(&stream, seen);
-                        Verdict::Logged { position }
+                        let refused = u32::try_from(submission.refused.len()).unwrap_or(u32::MAX);
+                        Verdict::Logged { position, accepted: submission.accepted, refused }
                     }
                     Err(error) => {
                         tracing::debug!(%error, "a batch was not appended");
@@ -257,6 +264,7 @@ impl Committer {
             match self.log.commit() {
                 Ok(_) => {
                     self.admission.confirm();
+                    self.count();
                     self.bytes_since_checkpoint = self.bytes_since_checkpoint.saturating_add(bytes);
                     self.committed_total = self.accepted_total;
                     self.published_total.store(self.accepted_total, Ordering::Release);
@@ -312,7 +320,7 @@ impl Committer {
         let retry = Outcome::Retry { seq, code: ErrorCode::LogFull, after_ms: LOG_FULL_RETRY_MS };
         match &entry.verdict {
             Verdict::Open => self.opened(&entry.stream),
-            Verdict::Logged { position } => Outcome::Logged { seq, position: *position },
+            Verdict::Logged { position, .. } => Outcome::Logged { seq, position: *position },
             // The first of the two was in this group, and the group was not logged.
             Verdict::Duplicate { position, .. } if *position > durable => retry,
             Verdict::Duplicate { position, refusals } => Outcome::Duplicate {

@@ -94,6 +94,12 @@ async fn open(running: &Running, key: &StreamKey) -> (Option<u64>, Option<u64>) 
     }
 }
 
+async fn counted(running: &Running, of: Option<Identity>) -> crate::ingest::Counted {
+    let (reply, counted) = oneshot::channel();
+    running.handle.requests.send(Request::Count { of, reply }).await.unwrap();
+    counted.await.unwrap()
+}
+
 async fn stop(running: Running) {
     drop(running.handle);
     running.ended.await.unwrap().unwrap();
@@ -222,9 +228,42 @@ async fn retention_keeps_what_the_streams_need() {
 
     let running = start(dir.path(), options());
     assert_eq!(open(&running, &quiet).await, (Some(7), Some(7)), "known from the checkpoint");
+    // …and so is what the log has of whom, to the reading.
+    let counted = counted(&running, None).await;
+    let accepted = |key: &StreamKey| counted.devices[&key.identity].accepted;
+    assert_eq!((accepted(&quiet), accepted(&busy), counted.others), (1, 300, 0));
     let outcome = ask(&running, &quiet, 7, 7.0, true).await;
     assert!(matches!(outcome, Outcome::Duplicate { .. }), "{outcome:?}");
     stop(running).await;
+}
+
+#[tokio::test]
+async fn what_was_refused_for_lack_of_room_is_not_counted_and_what_others_had_counts_for_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = key("d", 1);
+    let options =
+        log::Options { segment_bytes: 4096, max_bytes: 16 * 1024, ..log::Options::default() };
+    let running = start(dir.path(), options);
+    let mut logged = 0;
+    while let Outcome::Logged { .. } = ask(&running, &device, logged + 1, 1.0, false).await {
+        logged += 1;
+    }
+    let here = counted(&running, Some(device.identity.clone())).await;
+    assert_eq!(here.devices[&device.identity].accepted, logged);
+    assert_eq!(here.upto, running.shared.durable());
+    assert!(counted(&running, Some(key("e", 1).identity)).await.devices.is_empty());
+    stop(running).await;
+
+    // A sink remembers more than the log has: nobody knows of whom it was.
+    let files = Arc::new(log::RealFiles);
+    let options = log::Options { dir: dir.path().into(), reserve_bytes: 0, ..Default::default() };
+    let (writer, shared, _) = log::open(options, files, Position::ZERO).unwrap();
+    let metrics = IngestMetrics::new(&Registry::new());
+    let remembered = Arc::new(AtomicU64::new(logged + 9));
+    let durable = shared.watch_durable();
+    let committer = Committer::new(writer, &shared, durable, remembered, metrics).unwrap();
+    let here = committer.counted(None);
+    assert_eq!((here.devices[&device.identity].accepted, here.others), (logged, 9));
 }
 
 #[tokio::test]

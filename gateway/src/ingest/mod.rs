@@ -10,6 +10,7 @@ pub mod checkpoint;
 pub mod clock;
 pub mod committer;
 pub mod contents;
+pub mod counts;
 mod guard;
 mod notes;
 pub mod recover;
@@ -26,9 +27,10 @@ pub use show::show_readings;
 
 use crate::record::{Identity, Position, Refusal};
 use bytes::Bytes;
+use counts::Count;
 use proto::ErrorCode;
-use std::sync::Arc;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use std::{collections::HashMap, sync::Arc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 /// A device's line of sequence numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -130,6 +132,26 @@ pub enum Request {
     },
     /// Nothing has come for a while: vouch for what is durable.
     Vouch,
+    /// How much the log has of a device, or of each.
+    Count {
+        /// Which one; `None` for all.
+        of: Option<Identity>,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Counted>,
+    },
+}
+
+/// How much the log has of devices, at one position.
+#[derive(Debug, Clone, Default)]
+pub struct Counted {
+    /// Up to and with this record, which is durable.
+    pub upto: Position,
+    /// Those that were asked for and are counted.
+    pub devices: HashMap<Identity, Count>,
+    /// Accepted readings of no device that is counted, see [`counts::Counts::others`].
+    pub others: u64,
+    /// Devices that were not seen yet are not counted any more.
+    pub is_full: bool,
 }
 
 /// What became of a request. Outcomes of one connection come in the order of its requests.

@@ -75,6 +75,7 @@ fn replay(log: &log::Shared, from: Position, to: Position) -> Result<Recovered, 
         recovered.accepted_total = envelope.accepted_total;
         if envelope.kind == Kind::Batch {
             parts.clear();
+            recovered.admission.counts_mut().replay(&envelope);
             recovered.admission.replay(position, &envelope);
             continue;
         }
@@ -101,6 +102,7 @@ fn replay(log: &log::Shared, from: Position, to: Position) -> Result<Recovered, 
                 parts.iter().all(|(_, part)| checkpoint::restore(part, &mut admission).is_ok());
             if whole {
                 admission.contents_mut().restored();
+                admission.counts_mut().hold_against(envelope.accepted_total);
                 recovered.newest_checkpoint = parts[0].0;
                 recovered.admission = admission;
             }

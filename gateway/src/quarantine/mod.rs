@@ -27,7 +27,7 @@ pub use taken_over::take_over;
 
 use crate::{
     metrics::QuarantineMetrics,
-    record::{Dropped, Moves, Position},
+    record::{Dropped, Identity, Moves, Position},
 };
 use rusqlite::{Connection, Transaction, params};
 use std::{
@@ -273,24 +273,24 @@ impl Quarantine {
         file::leave(tx, id, to, |entry| self.is_settled(entry))
     }
 
-    /// By sink, how many readings of a device are here from the records after `first` of the log
-    /// with this name, `first` included.
+    /// How many readings of a device a sink's ledger counts here, from the records of this log up to
+    /// where the sink stood.
     ///
     /// # Errors
     /// SQLite's.
     pub fn of_device(
         &self,
-        (realm, device): (&str, &str),
+        Identity { realm, device }: &Identity,
         log: Uuid,
-        first: Position,
-    ) -> Result<BTreeMap<String, u64>, QuarantineError> {
+        (sink, passed): (&str, Position),
+    ) -> Result<u64, QuarantineError> {
         let find = |connection: &Connection| {
-            let sql = "SELECT sink, count(*) FROM entry WHERE device = ?1 AND realm = ?2
-                       AND log = ?3 AND position >= ?4 GROUP BY sink";
+            let sql = "SELECT count(*) FROM entry WHERE device = ?1 AND realm = ?2 AND sink = ?3
+                       AND log = ?4 AND position <= ?5 AND counted = 1";
             let mut statement = connection.prepare_cached(sql)?;
-            let parameters = params![device, realm, log.to_string(), file::signed(first.0)];
-            let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, file::count(row, 1)?));
-            statement.query_map(parameters, row)?.collect::<rusqlite::Result<_>>()
+            let (log, passed) = (log.to_string(), file::signed(passed.0));
+            let parameters = params![&**device, &**realm, sink, log, passed];
+            statement.query_row(parameters, |row| file::count(row, 0))
         };
         find(&self.connection()).map_err(|e| self.error(e))
     }

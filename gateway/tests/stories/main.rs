@@ -7,6 +7,7 @@ mod bad_inputs;
 mod certify;
 mod dashboards;
 mod dedupe;
+mod device_ledger;
 mod fleet;
 mod foreign_clients;
 mod full_log;

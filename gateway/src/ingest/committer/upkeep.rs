@@ -1,8 +1,8 @@
 //! What the committer does between groups: new segments, checkpoints, retention.
 
-use super::{Committer, CommitterError, GROUP_BYTES};
+use super::{Committer, CommitterError, Entry, GROUP_BYTES, Verdict};
 use crate::{
-    ingest::checkpoint,
+    ingest::{Counted, checkpoint},
     log,
     record::{Codec, Envelope, Identity, Kind, Position, Source},
 };
@@ -26,6 +26,31 @@ impl Committer {
         // Not left to the next batch: none may come as long as the gateway is not ready.
         self.has_room(0);
         Ok(())
+    }
+
+    /// Enters the group, which is durable, into the counts of its devices.
+    pub(super) fn count(&mut self) {
+        let counts = self.admission.counts_mut();
+        for Entry { stream, verdict, .. } in &self.group {
+            if let Verdict::Logged { accepted, refused, .. } = *verdict {
+                counts.enter(&stream.identity, accepted, refused);
+            }
+        }
+    }
+
+    /// What the log has of one device, or of all.
+    pub(crate) fn counted(&self, of: Option<&Identity>) -> Counted {
+        let counts = self.admission.counts();
+        let devices = match of {
+            None => counts.iter().map(|(identity, count)| (identity.clone(), count)).collect(),
+            Some(of) => counts.get(of).map(|count| (of.clone(), count)).into_iter().collect(),
+        };
+        Counted {
+            upto: self.log.durable(),
+            devices,
+            others: counts.others(),
+            is_full: counts.is_full(),
+        }
     }
 
     /// Lets the log vouch for its newest records.
