@@ -25,6 +25,7 @@ mod oracle;
 mod order_and_retry;
 mod quarantine;
 mod reconcile;
+mod replay_killed;
 mod rooms;
 mod scenarios;
 mod series;

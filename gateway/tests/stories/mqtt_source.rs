@@ -195,6 +195,53 @@ async fn a_restart_of_the_broker_among_100_000_readings_of_devices_loses_none() 
     assert!(gateway.metric("gateway_mqtt_source_connections_total", "") >= 3.0);
 }
 
+/// Nothing that the gateway has acknowledged is lost. What the broker had acknowledged to a device
+/// and neither passed on nor written is, and is there once the device sends again what it has no
+/// answer of the gateway for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_killed_loses_only_what_the_gateway_never_had_and_devices_send_again() {
+    // As a user has it: what it holds is written now and then.
+    let mut broker = Mosquitto::with(&["d0", "d1", "last"], |config| {
+        format!("{config}\nautosave_on_changes true\nautosave_interval 50\n")
+    });
+    let home = Home::new();
+    let gateway = home.start_with(&config(&broker, ""));
+    subscribed(&gateway);
+    let mut tasks = fleet(&broker, 2);
+    let accepted = || gateway.metric("gateway_accepted_readings_total", "");
+    for until in [60.0, 180.0] {
+        eventually("it is in the middle", || messages(&gateway, "logged") >= until);
+        broker.kill();
+        let before = accepted();
+        broker.up();
+        subscribed(&gateway);
+        assert!(accepted() >= before);
+    }
+    while let Some(done) = tokio::time::timeout(PATIENCE * 2, tasks.join_next()).await.unwrap() {
+        done.unwrap();
+    }
+    // The broker gives in order: nothing of the others is under way any more.
+    let last = one_reading(1, TIME_MS, &[("value", RawValue::Float(1.0))]);
+    publish_all(broker.as_seen_by("last"), "telemetry/last".to_owned(), vec![last]).await;
+    let stored = || home.count("d0") + home.count("d1") + home.count("last");
+    eventually("the last has come", || home.count("last") == 1);
+    eventually("what was accepted is stored", || stored() as f64 == accepted());
+    let all = 2 * BATCHES * EACH;
+    let (had, twice) = (stored() - 1, messages(&gateway, "duplicate"));
+    // A device that has no answer of the gateway sends the same bytes again.
+    all_stored(&home, 2, fleet(&broker, 2)).await;
+    let last = one_reading(2, TIME_MS + 1, &[("value", RawValue::Float(1.0))]);
+    publish_all(broker.as_seen_by("last"), "telemetry/last".to_owned(), vec![last]).await;
+    eventually("all of that has come", || home.count("last") == 2);
+    println!(
+        "of {all} readings that the broker had acknowledged it lost {}, {twice} batches came twice; \
+         sent again: 0 lost",
+        all - had
+    );
+    assert_eq!(accepted(), (all + 2) as f64, "a batch was taken twice");
+    assert_eq!(gateway.metric("gateway_store_overwritten_total", ""), 0.0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_is_killed_gets_from_the_broker_what_it_had_not_logged() {
     let broker = Mosquitto::start(&["d0", "d1"]);
