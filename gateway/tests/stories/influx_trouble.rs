@@ -58,6 +58,7 @@ async fn whatever_passes_by_itself_is_waited_for_and_nothing_is_lost() {
         Answer::Slow(Duration::from_millis(200)),
         Answer::Slow(Duration::from_millis(800)),
     ];
+    let tried = troubles.len();
     for (seq, trouble) in (2..).zip(troubles) {
         store.next(2, trouble.clone());
         device.send_value(seq).await;
@@ -70,6 +71,7 @@ async fn whatever_passes_by_itself_is_waited_for_and_nothing_is_lost() {
         assert_eq!(store.stored().len(), usize::try_from(seq).unwrap());
     }
     assert!(home.refused("influx").is_empty());
+    println!("tried {tried}");
 }
 
 #[tokio::test]

@@ -32,6 +32,7 @@ mod series;
 mod shards;
 mod shutdown_drains;
 mod sinks_come_and_go;
+mod sinks_in_trouble;
 mod slow_store;
 mod support;
 mod takeover;

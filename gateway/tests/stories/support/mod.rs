@@ -5,6 +5,7 @@ pub mod device;
 pub mod liar;
 pub mod mosquitto;
 pub mod scripted;
+pub mod scripted_broker;
 pub mod servers;
 pub mod store;
 
