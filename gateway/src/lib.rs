@@ -13,6 +13,7 @@
 pub mod admin;
 pub mod auth;
 pub mod banner;
+pub mod capture;
 pub mod client_tls;
 pub mod config;
 pub mod data_dir;

@@ -74,6 +74,9 @@ enum Command {
     /// Devices that were seen; revokes one, or lets it connect again
     #[command(subcommand)]
     Device(cli::known::DeviceCommand),
+    /// Writes a sample of real traffic into a file, with identities and texts replaced, for load
+    /// tests; reads the log beside a running gateway, or without one
+    Capture(Box<cli::capture::CaptureArgs>),
     /// The kinds of fields that were learned; sets one, or forgets it
     #[command(subcommand)]
     Types(cli::known::TypesCommand),
@@ -259,6 +262,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Log { command } => look(command),
         Command::Quarantine(command) => cli::quarantine::execute(command),
         Command::Device(command) => cli::known::device(command),
+        Command::Capture(args) => cli::capture::execute(*args),
         Command::Types(command) => cli::known::types(command),
     }
 }

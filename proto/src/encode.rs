@@ -34,6 +34,22 @@ pub enum ColumnTimes<'a> {
     },
 }
 
+impl<'a> ColumnTimes<'a> {
+    /// Times of even steps are two numbers.
+    pub fn of(times: &'a [i64]) -> Self {
+        match times {
+            [start, second, ..]
+                if times
+                    .windows(2)
+                    .all(|pair| pair[1].checked_sub(pair[0]) == Some(second - start)) =>
+            {
+                Self::Steps { start: *start, step: second - start }
+            }
+            _ => Self::Each(times),
+        }
+    }
+}
+
 impl BatchEncoder {
     /// An empty encoder.
     pub fn new() -> Self {

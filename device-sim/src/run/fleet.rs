@@ -129,7 +129,7 @@ impl Fleet {
             }
         }
         let count = u32::try_from(names.len()).expect("a profile has few fields");
-        encoder.columns(seq, None, &device.tags(), column_times(times), count);
+        encoder.columns(seq, None, &device.tags(), ColumnTimes::of(times), count);
         for name in names {
             let value = |fields: &Fields| {
                 fields.iter().find(|(other, _)| *other == name).map(|(_, value)| *value)
@@ -137,16 +137,6 @@ impl Fleet {
             encoder.column(name, rows.iter().map(value));
         }
         bytes::Bytes::copy_from_slice(encoder.finish())
-    }
-}
-
-/// Times of even steps are two numbers.
-fn column_times(times: &[i64]) -> ColumnTimes<'_> {
-    match times {
-        [start, second, ..] if times.windows(2).all(|pair| pair[1] - pair[0] == second - start) => {
-            ColumnTimes::Steps { start: *start, step: second - start }
-        }
-        _ => ColumnTimes::Each(times),
     }
 }
 

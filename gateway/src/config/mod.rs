@@ -20,7 +20,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use units::{format_duration, parse_duration};
+pub use units::{format_duration, parse_duration, parse_size};
 pub use valid::Config;
 
 /// Prefix of environment variables that override keys: `GATEWAY__SERVER__LISTEN`.

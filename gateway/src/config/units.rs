@@ -48,7 +48,8 @@ const SIZES: [(&str, u64); 9] = [
     ("B", 1),
 ];
 
-fn parse_size(text: &str) -> Option<u64> {
+/// A size as a person writes it, in bytes.
+pub fn parse_size(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '_').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

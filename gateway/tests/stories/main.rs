@@ -4,6 +4,7 @@
 mod ack_means_durable;
 mod bad_input;
 mod bad_inputs;
+mod capture;
 mod certify;
 mod dashboards;
 mod dedupe;

@@ -31,6 +31,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("admin", &["metrics", "config"]),
     ("logging", &["config"]),
     ("inspect", &["log", "record"]),
+    ("capture", &["log", "record"]),
     ("banner", &["config", "data_dir"]),
 ];
 

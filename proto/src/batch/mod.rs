@@ -124,6 +124,11 @@ impl<'a> Batch<'a> {
         self.len() == 0
     }
 
+    /// True if the readings are rows of columns.
+    pub fn has_columns(&self) -> bool {
+        matches!(self.source, Source::Columns(_))
+    }
+
     /// Walks the readings.
     pub fn readings(&self) -> Readings<'a> {
         Readings { source: self.source.clone() }
