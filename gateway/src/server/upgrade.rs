@@ -88,7 +88,9 @@ pub(super) async fn upgrade(stream: TlsStream, gate: Gate<'_>, head_time: Durati
     let decided = decision.lock().unwrap_or_else(PoisonError::into_inner).take();
     let refusal = match (decided, served) {
         (Some(Decision::Accept(verified)), Ok(Ok(()))) => {
-            return Upgraded::Accepted(stream, parts.read_buf, verified);
+            // Copied: what little there is would keep the whole buffer of the head.
+            let early = Bytes::copy_from_slice(&parts.read_buf);
+            return Upgraded::Accepted(stream, early, verified);
         }
         (Some(Decision::Accept(_)), _) => return Upgraded::Gone,
         (Some(Decision::Refuse(status)), _) => {
