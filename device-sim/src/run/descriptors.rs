@@ -27,7 +27,8 @@ pub(super) fn allow(devices: u32, two: bool) -> Result<()> {
         let allowed = maximum.or(current).unwrap_or(0);
         bail!(
             "{devices} devices need {needed} open files and {allowed} are allowed: raise the \
-             limit (ulimit -n {needed}) or use fewer --devices"
+             limit (ulimit -n {needed}, beyond {allowed} by whoever starts this machine or container), \
+             use fewer --devices, or share them among processes (--shard 1/2, --shard 2/2)"
         );
     }
     Ok(())

@@ -44,7 +44,6 @@ pub(super) async fn run(fleet: Arc<Fleet>, index: u32) {
     }
     let plan = &fleet.plan;
     let kind = plan.kind_of(index);
-    let token = fleet.credentials.token(&plan.device_id(index));
     let mut device = Device {
         sender: Sender { index, tags: kind.profile.tags(plan.seed, index) },
         outbox: Outbox::new(plan.start_seq, kind.outbox as usize),
@@ -58,11 +57,7 @@ pub(super) async fn run(fleet: Arc<Fleet>, index: u32) {
         backoff: Backoff::default(),
         fleet,
     };
-    let given_up = match token {
-        Ok(token) => device.work(&token).await,
-        Err(error) => Some(("no_token", format!("{error:#}"))),
-    };
-    if let Some((kind, sentence)) = given_up {
+    if let Some((kind, sentence)) = device.work().await {
         device.fleet.tally.error(kind, || sentence);
         device.idle().await;
     }
@@ -70,7 +65,7 @@ pub(super) async fn run(fleet: Arc<Fleet>, index: u32) {
 
 impl Device {
     /// Connects, talks, waits, until all is done; or says why it cannot go on.
-    async fn work(&mut self, token: &str) -> Option<(&'static str, String)> {
+    async fn work(&mut self) -> Option<(&'static str, String)> {
         let mut visiting = false;
         while !self.finished() && !self.fleet.abort.is_cancelled() {
             let now = Instant::now();
@@ -92,9 +87,11 @@ impl Device {
                 continue;
             }
             let bad = self.troubles.as_ref().is_some_and(|troubles| troubles.bad_credential);
-            let connected = match bad {
-                true => self.connect(&format!("{token}x")).await,
-                false => self.connect(token).await,
+            // Not kept: a token takes more than the device's own name, tags and outbox together.
+            let connected = match self.token() {
+                Ok(token) if bad => self.connect(format!("{token}x").into()).await,
+                Ok(token) => self.connect(token).await,
+                Err(error) => return Some(("no_token", format!("{error:#}"))),
             };
             let wait = match connected {
                 Some(Ok(link)) => match self.talk(link).await {
@@ -142,10 +139,14 @@ impl Device {
     }
 
     /// Connects; `None` if the run is over. Boxed because the future is large and short-lived.
-    async fn connect(&mut self, token: &str) -> Option<Result<Link, LinkError>> {
+    async fn connect(&mut self, token: Box<str>) -> Option<Result<Link, LinkError>> {
         let fleet = Arc::clone(&self.fleet);
         let index = self.sender.index;
-        self.meanwhile(Box::pin(async move { fleet.connector.connect(index, token).await })).await
+        self.meanwhile(Box::pin(async move { fleet.connector.connect(index, &token).await })).await
+    }
+
+    fn token(&self) -> anyhow::Result<Box<str>> {
+        self.fleet.credentials.token(&self.fleet.plan.device_id(self.sender.index))
     }
 
     /// Takes note of the troubles at a moment; true if something has changed.

@@ -5,6 +5,7 @@
 
 use super::pipe::Pipe;
 use super::tickets::TicketPool;
+use super::upgrade::upgrade;
 use crate::plan::Plan;
 use anyhow::{Context, Result, bail, ensure};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
@@ -170,9 +171,7 @@ impl Connector {
             .max_write_buffer_size(MAX_WRITE_BUFFER_BYTES)
             .max_message_size(Some(MAX_RX_BYTES as usize))
             .max_frame_size(Some(MAX_RX_BYTES as usize));
-        let upgraded =
-            tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await;
-        upgraded.map(|(link, _)| Box::new(link)).map_err(|error| self.upgrade_error(&error))
+        upgrade(request, stream, config).await.map_err(|error| self.upgrade_error(&error))
     }
 
     async fn tcp(&self, device: u32) -> Result<TcpStream, LinkError> {

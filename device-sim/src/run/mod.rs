@@ -22,6 +22,7 @@ mod session;
 mod tally;
 mod tickets;
 mod trouble;
+mod upgrade;
 
 pub use credentials::Credentials;
 pub use html::page;
