@@ -65,6 +65,9 @@ struct LedgerArgs {
     /// A file with the token of that listener.
     #[arg(long, value_name = "FILE", requires = "ledger")]
     ledger_token_file: Option<PathBuf>,
+    /// Certificate of the CA that vouches for that listener (PEM) [default: those of the system].
+    #[arg(long, value_name = "FILE", requires = "ledger")]
+    ledger_ca: Option<PathBuf>,
     /// The sink that writes to the store [default: the one of the kind of the store].
     #[arg(long, value_name = "NAME", requires = "ledger")]
     ledger_sink: Option<String>,
@@ -78,7 +81,7 @@ impl LedgerArgs {
         let Some(url) = &self.ledger else { return Ok(None) };
         let token = self.ledger_token_file.clone();
         let credential = token.map_or(Credential::None, Credential::TokenFile);
-        let endpoint = Endpoint { url: url.clone(), ca: None, credential };
+        let endpoint = Endpoint { url: url.clone(), ca: self.ledger_ca.clone(), credential };
         let (sink, before) = (self.ledger_sink.as_deref(), self.ledger_before.as_deref());
         LedgerSource::open(&endpoint, sink, before).map(Some)
     }

@@ -32,6 +32,8 @@ pub struct State {
     pub max_row_limit: Option<usize>,
     /// What `/health` says; without it there is no such page.
     pub version: Option<&'static str>,
+    /// What `/api/v1/ledger` says: it is a gateway's listener for operators, too.
+    pub ledger: Option<Json>,
     /// Every answer is this.
     pub refuses: Option<(u16, &'static str)>,
     /// Questions that came, without what differs between devices.
@@ -135,6 +137,7 @@ fn answer(request: &Request<Bytes>, state: &mut State) -> Response<Full<Bytes>> 
                 assert_eq!((query["db"].as_str(), query["epoch"].as_str()), ("fleet", "ns"));
                 (200, influx(state, &query["q"]).to_string() + "\n")
             }
+            "/api/v1/ledger" if state.ledger.is_some() => (200, json!(state.ledger).to_string()),
             "/health" if state.version.is_some() => {
                 let version = state.version;
                 (
