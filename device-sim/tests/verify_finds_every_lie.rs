@@ -243,3 +243,34 @@ fn what_is_no_store_is_named() {
     let other = message(&folder.path().join("y.db"));
     assert!(other.contains("not a store of the gateway"), "{other}");
 }
+
+/// Devices of another trust root may have the same names: they are others.
+#[tokio::test]
+async fn a_device_of_another_realm_is_another_device() {
+    let (_gateway, points, journal) = played(Mode::Readings).await;
+    let folder = tempfile::tempdir().unwrap();
+    let store = HandMade::create(folder.path());
+    points.iter().for_each(|point| store.put(point));
+    store.connection.execute("UPDATE series SET realm = 'plant'", []).unwrap();
+    let told = |realm: Option<&str>| {
+        let open = SqliteStore::open(&store.path).unwrap().of_realm(realm.map(str::to_owned));
+        verify(&mut { open }, &journal, Duration::ZERO)
+    };
+    assert!(told(None).unwrap().passed, "one realm needs no name");
+
+    // The same names and times, other values, and a device that the run has not.
+    for point in &points {
+        let fields = vec![("temperature".to_owned(), "float", Value::Real(-1.5))];
+        store.put(&Point { fields, ..point.clone() });
+        let device = format!("{}x", point.device);
+        store.put(&Point { device, ..point.clone() });
+    }
+    let message = format!("{:#}", told(None).unwrap_err());
+    assert!(message.contains("plant") && message.contains("--realm"), "{message}");
+    let plant = told(Some("plant")).unwrap();
+    assert!(plant.passed, "{}", plant.table());
+    let other = told(Some("default")).unwrap();
+    assert_eq!((other.stored, other.altered), (0, points.len() as u64), "{}", other.table());
+    let none = told(Some("nowhere")).unwrap();
+    assert_eq!((none.passed, none.lost), (false, points.len() as u64), "{}", none.table());
+}

@@ -16,6 +16,9 @@ use std::time::Duration;
 pub(super) struct VerifyArgs {
     #[command(flatten)]
     place: PlaceArgs,
+    /// The realm of the devices, where --store has their names in several.
+    #[arg(long, value_name = "NAME", requires = "store")]
+    realm: Option<String>,
     /// The bucket of --influx; in version 1 the database.
     #[arg(long, alias = "database", requires = "influx")]
     bucket: Option<String>,
@@ -138,7 +141,7 @@ fn open_store(args: &VerifyArgs, plan: &Plan) -> Result<Box<dyn verify::Store>> 
     };
     let PlaceArgs { store, influx, victoriametrics, subscription } = &args.place;
     Ok(match (store, influx, victoriametrics, subscription) {
-        (Some(path), ..) => Box::new(SqliteStore::open(path)?),
+        (Some(path), ..) => Box::new(SqliteStore::open(path)?.of_realm(args.realm.clone())),
         (_, Some(url), ..) => {
             let (bucket, org) = (args.bucket.as_deref().unwrap_or_default(), args.org.as_deref());
             verify::influx(&endpoint(url), bucket, org, plan)?

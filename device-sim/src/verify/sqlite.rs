@@ -21,6 +21,8 @@ const GATEWAYS_OWN: &str = "gateway_";
 pub struct SqliteStore {
     connection: Connection,
     path: PathBuf,
+    /// Whose devices the run is of; absent: their only realm.
+    realm: Option<String>,
     /// Start of every bucket within the times of the walk, ascending.
     buckets: Vec<i64>,
     from_ns: i64,
@@ -50,7 +52,15 @@ impl SqliteStore {
                 bail!("{}: it is not a store of the gateway, it has no {needed}", unreadable());
             }
         }
-        Ok(Self { connection, path: path.into(), buckets: vec![], from_ns: 0, to_ns: 0 })
+        let path = path.into();
+        Ok(Self { connection, path, realm: None, buckets: vec![], from_ns: 0, to_ns: 0 })
+    }
+
+    /// Only devices of this realm are looked at. Without one, devices of the run's names in
+    /// several realms are an error, since only one of them can be the run's.
+    #[must_use]
+    pub fn of_realm(self, realm: Option<String>) -> Self {
+        Self { realm, ..self }
     }
 
     fn unreadable(path: &Path) -> impl FnOnce() -> String {
@@ -66,20 +76,28 @@ impl SqliteStore {
         Ok(u64::try_from(number.unwrap_or(0)).unwrap_or(0))
     }
 
-    fn rows_of(&self, device: &str, each: &mut dyn FnMut(Row<'_>)) -> Result<(), rusqlite::Error> {
+    fn rows_of(&self, device: &str, each: &mut dyn FnMut(Row<'_>)) -> Result<()> {
+        let mut only = self.realm.clone();
         // Buckets do not overlap: bucket after bucket, each sorted, is in the order of time.
         let mut statement = self.connection.prepare_cached(
             "SELECT p.bucket * 1000000000 + p.at AS time_ns, s.measurement, s.tags, s.field, s.kind,
-                    CASE s.kind WHEN 'float' THEN CAST(p.value AS REAL) ELSE p.value END
+                    CASE s.kind WHEN 'float' THEN CAST(p.value AS REAL) ELSE p.value END, s.realm
              FROM series s CROSS JOIN point p ON p.bucket = ?2 AND p.series = s.id
-             WHERE s.device = ?1 AND time_ns BETWEEN ?3 AND ?4 ORDER BY time_ns",
+             WHERE s.device = ?1 AND time_ns BETWEEN ?3 AND ?4 AND (?5 IS NULL OR s.realm = ?5)
+             ORDER BY time_ns",
         )?;
         for bucket in &self.buckets {
-            let mut rows = statement.query(params![device, bucket, self.from_ns, self.to_ns])?;
+            let (from_ns, to_ns) = (self.from_ns, self.to_ns);
+            let mut rows = statement.query(params![device, bucket, from_ns, to_ns, self.realm])?;
             while let Some(row) = rows.next()? {
                 let measurement = row.get_ref(1)?.as_str()?;
                 if measurement.starts_with(GATEWAYS_OWN) {
                     continue;
+                }
+                let realm = row.get_ref(6)?.as_str()?;
+                let only = only.get_or_insert_with(|| realm.to_owned());
+                if only != realm {
+                    bail!("{device} is in the realms {only} and {realm}: name one with --realm");
                 }
                 let value = match (row.get_ref(4)?.as_str()?, row.get_ref(5)?) {
                     ("boolean", ValueRef::Integer(n)) => Stored::Bool(n != 0),
@@ -134,10 +152,11 @@ impl Store for SqliteStore {
     }
 
     fn devices(&mut self, prefix: &str) -> Result<Vec<String>> {
-        let sql = "SELECT DISTINCT device FROM series WHERE device >= ?1 ORDER BY device";
+        let sql = "SELECT DISTINCT device FROM series
+                   WHERE device >= ?1 AND (?2 IS NULL OR realm = ?2) ORDER BY device";
         let read = || {
             let mut statement = self.connection.prepare_cached(sql)?;
-            let mut rows = statement.query([prefix])?;
+            let mut rows = statement.query(params![prefix, self.realm])?;
             let mut devices = Vec::new();
             while let Some(row) = rows.next()? {
                 let device: String = row.get(0)?;
