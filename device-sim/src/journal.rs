@@ -13,8 +13,10 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-/// Version of the format that this build writes.
+/// Version of the format that this build writes of a run of profiles.
 pub const FORMAT: u32 = 2;
+/// …and of a replay, which older builds cannot verify.
+pub const FORMAT_OF_REPLAY: u32 = 3;
 /// The oldest format that this build reads: a plan of one profile, without faults.
 const OLDEST: u32 = 1;
 
@@ -170,7 +172,8 @@ pub fn write(
     let write = || -> Result<()> {
         let mut out = BufWriter::new(File::create(&temporary)?);
         let version = crate::VERSION.to_owned();
-        line(&mut out, &Header { journal: FORMAT, version, plan: plan.clone() })?;
+        let journal = if plan.replay.is_some() { FORMAT_OF_REPLAY } else { FORMAT };
+        line(&mut out, &Header { journal, version, plan: plan.clone() })?;
         let mut count = 0;
         for ledger in ledgers {
             line(&mut out, &ledger)?;
@@ -283,16 +286,19 @@ fn read_header(path: &Path) -> Result<Plan> {
     let not_one = || format!("{} is not a journal of device-sim", path.display());
     let format: Format = serde_json::from_str(&line).with_context(not_one)?;
     ensure!(
-        (OLDEST..=FORMAT).contains(&format.journal),
-        "{} has format {}, this device-sim reads {OLDEST} to {FORMAT}: verify with the version \
+        (OLDEST..=FORMAT_OF_REPLAY).contains(&format.journal),
+        "{} has format {}, this device-sim reads {OLDEST} to {FORMAT_OF_REPLAY}: verify with the version \
          that ran it",
         path.display(),
         format.journal
     );
-    let plan = match format.journal {
+    let mut plan: Plan = match format.journal {
         1 => serde_json::from_str::<Header<PlanVersion1>>(&line).with_context(not_one)?.plan.into(),
         _ => serde_json::from_str::<Header<Plan>>(&line).with_context(not_one)?.plan,
     };
+    if let Some(replay) = &mut plan.replay {
+        replay.reopen(path)?;
+    }
     plan.check().map_err(anyhow::Error::msg).with_context(not_one)?;
     Ok(plan)
 }
@@ -381,7 +387,7 @@ mod tests {
         for (text, word) in [
             (String::new(), "not a journal"),
             ("{\"end\":0}\n".to_owned(), "not a journal"),
-            (whole.replace("\"journal\":2", "\"journal\":3"), "format 3"),
+            (whole.replace("\"journal\":2", "\"journal\":4"), "format 4"),
             (whole.replace("\"journal\":2", "\"journal\":0"), "format 0"),
             (lines[..3].join("\n"), "cut off"),
             ([lines[0], lines[1], lines[3]].join("\n"), "cut off"),

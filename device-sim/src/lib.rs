@@ -4,6 +4,7 @@
 //! plan ──► run: schedule → outbox → link (TLS, WebSocket) → gateway
 //!   │        │
 //!   │        └─► journal: what was sent, acknowledged, refused
+//!   ├─ replay: a capture of real traffic in place of profiles
 //!   │        ├─► certify: runs of rising load, until a service level is not met
 //!   │        └─► report; merge: those of several processes as one
 //!   └──► verify: plan + journal → every reading that must be there ⇄ the store

@@ -74,8 +74,8 @@ enum Command {
     /// Devices that were seen; revokes one, or lets it connect again
     #[command(subcommand)]
     Device(cli::known::DeviceCommand),
-    /// Writes a sample of real traffic into a file, with identities and texts replaced, for load
-    /// tests; reads the log beside a running gateway, or without one
+    /// Writes a sample of real traffic into a file, with identities and texts replaced, for
+    /// `device-sim replay`; reads the log beside a running gateway, or without one
     Capture(Box<cli::capture::CaptureArgs>),
     /// The kinds of fields that were learned; sets one, or forgets it
     #[command(subcommand)]

@@ -4,6 +4,7 @@
 
 mod certify;
 mod merge;
+mod replay;
 mod run;
 mod subscribe;
 mod verify;
@@ -27,6 +28,8 @@ pub struct Cli {
 enum Command {
     /// Connects devices, streams their readings, reports what was acknowledged.
     Run(Box<run::RunArgs>),
+    /// Plays a capture of real traffic with its timing, each device so many times.
+    Replay(Box<replay::ReplayArgs>),
     /// Searches the highest load that meets a service level.
     Certify(Box<certify::CertifyArgs>),
     /// Makes one report of those of all shards of a run.
@@ -82,6 +85,7 @@ impl From<anyhow::Error> for CommandError {
 pub fn execute(cli: Cli) -> Result<bool, CommandError> {
     match cli.command {
         Command::Run(args) => run::execute(*args),
+        Command::Replay(args) => replay::execute(*args),
         Command::Certify(args) => certify::execute(*args),
         Command::Merge(args) => merge::execute(&args),
         Command::Verify(args) => Ok(verify::execute(&args)?),

@@ -160,24 +160,43 @@ pub(super) fn execute(args: RunArgs) -> Result<bool, CommandError> {
             _ => Show::Progress,
         },
     };
+    let (threads, report, html) = (args.threads, args.report, args.html);
+    let output = Output { threads, report, html, json_lines: args.json_lines };
+    play(options, &output, &of_the_run)
+}
+
+/// Where what a run shows goes.
+pub(super) struct Output {
+    pub(super) threads: Option<u16>,
+    pub(super) report: Option<PathBuf>,
+    pub(super) html: Option<PathBuf>,
+    pub(super) json_lines: bool,
+}
+
+/// Plays a run, writes and shows its report; false if it was not as it should be.
+pub(super) fn play(
+    options: run::Options,
+    output: &Output,
+    of_the_run: &[Expectation],
+) -> Result<bool, CommandError> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    if let Some(threads) = args.threads {
+    if let Some(threads) = output.threads {
         runtime.worker_threads(usize::from(threads));
     }
     let runtime = runtime.enable_all().build().context("cannot start the runtime")?;
     let report = runtime.block_on(run::play(options))?;
-    if let Some(path) = &args.report {
+    if let Some(path) = &output.report {
         write_json(path, &report)?;
     }
-    if let Some(path) = &args.html {
+    if let Some(path) = &output.html {
         write_file(path, &run::page(&report))?;
     }
-    if args.json_lines {
+    if output.json_lines {
         println!("{}", serde_json::to_string(&report).context("the report")?);
     } else {
         print!("{}", report.table());
     }
-    Ok(judged(&report, &of_the_run, args.json_lines)?)
+    Ok(judged(&report, of_the_run, output.json_lines)?)
 }
 
 /// Whether the run was as it should be, with sentences for a person: on standard error where

@@ -9,16 +9,20 @@ mod fault;
 mod kind;
 mod link;
 mod load;
+mod replay;
 mod shard;
 mod spoil;
+mod tape;
 mod version_1;
 
 pub use fault::{Fault, MAX_FAULTS, Trouble};
 pub use kind::{DeadZones, Kind, Mode};
 pub use link::Absence;
 pub use load::Phase;
+pub use replay::{MAX_COPIES, Replay};
 pub use shard::{MAX_SHARDS, Shard, whole_run};
 pub use spoil::Spoil;
+pub use tape::{MAX_TAPE_BYTES, Tape, TapeBatch, TapeDevice};
 pub use version_1::PlanVersion1;
 
 use crate::profile::{Fields, ReadingId, mix};
@@ -84,6 +88,9 @@ pub struct Plan {
     /// schedule. The times of the readings go on by the interval all the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closed_loop: Option<u32>,
+    /// What takes the place of the profiles, the schedule and the values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<Replay>,
 }
 
 /// Which clock a batch was taken by.
@@ -97,11 +104,17 @@ struct Clock {
 impl Plan {
     /// The id of a device.
     pub fn device_id(&self, device: u32) -> String {
-        format!("{}{device:05}", self.prefix)
+        match &self.replay {
+            Some(replay) => replay.id(&self.prefix, device),
+            None => format!("{}{device:05}", self.prefix),
+        }
     }
 
     /// Whether a device of that id is part of the run.
     pub fn has_device(&self, id: &str) -> bool {
+        if let Some(replay) = &self.replay {
+            return id.strip_prefix(&self.prefix).is_some_and(|rest| replay.has(rest));
+        }
         let index = id.strip_prefix(&self.prefix).and_then(|digits| digits.parse().ok());
         index.is_some_and(|index| index < self.devices && self.device_id(index) == id)
     }
@@ -118,6 +131,38 @@ impl Plan {
             }
         }
         &self.kinds[0]
+    }
+
+    /// Readings in a batch.
+    pub fn batch_of(&self, device: u32, tick: u32) -> u32 {
+        match &self.replay {
+            Some(replay) => replay.readings(device, tick),
+            None => self.kind_of(device).batch,
+        }
+    }
+
+    /// Readings in the largest batch of a device.
+    pub fn largest_batch(&self, device: u32) -> u32 {
+        match &self.replay {
+            Some(replay) => replay.largest(device),
+            None => self.kind_of(device).batch,
+        }
+    }
+
+    /// The measurement that a device names once for all.
+    pub fn measurement(&self, device: u32) -> Option<&str> {
+        match &self.replay {
+            Some(replay) => replay.measurement(device),
+            None => Some(self.kind_of(device).profile.measurement()),
+        }
+    }
+
+    /// All measurements of the run.
+    pub fn measurements(&self) -> Vec<&str> {
+        match &self.replay {
+            Some(replay) => replay.tape().measurements.iter().map(String::as_str).collect(),
+            None => self.kinds.iter().map(|kind| kind.profile.measurement()).collect(),
+        }
     }
 
     /// The stream of a device.
@@ -150,6 +195,9 @@ impl Plan {
 
     /// When a device's batch number `tick` (from 0) is due, in nanoseconds after the start.
     pub fn due_ns(&self, device: u32, tick: u32) -> u64 {
+        if let Some(replay) = &self.replay {
+            return self.ramp_ns.saturating_add(replay.due_ns(device, tick));
+        }
         let kind = self.kind_of(device);
         let after = self.spread_ns(device, kind) + u64::from(tick) * kind.interval_ns;
         u64::try_from(self.moment(device, after.into())).unwrap_or(u64::MAX)
@@ -157,6 +205,9 @@ impl Plan {
 
     /// How many batches of a device are due within the duration.
     pub fn ticks(&self, device: u32) -> u32 {
+        if let Some(replay) = &self.replay {
+            return replay.ticks(device);
+        }
         let work = |at_ns: u64| load::work_at(&self.load, at_ns.into());
         let kind = self.kind_of(device);
         let first = i128::from(self.spread_ns(device, kind)) * i128::from(load::NORMAL);
@@ -170,6 +221,9 @@ impl Plan {
 
     /// The coarsest unit in which the readings of a device have distinct times.
     pub fn time_unit(&self, device: u32) -> TimeUnit {
+        if self.replay.is_some() {
+            return TimeUnit::Ns;
+        }
         let rate = u64::from(load::highest(&self.load));
         let step = u128::from(self.kind_of(device).step_ns()) * u128::from(load::NORMAL);
         match step / u128::from(rate) / self.clocks() as u128 {
@@ -238,6 +292,11 @@ impl Plan {
 
     /// First and last time that any reading can have, in nanoseconds.
     pub fn time_range_ns(&self) -> (i64, i64) {
+        if let Some(replay) = &self.replay {
+            let begin = self.base_ns.saturating_add_unsigned(self.ramp_ns);
+            let (first, last) = replay.times_ns();
+            return (begin.saturating_add(first), begin.saturating_add(last));
+        }
         let span = |ns: u64| i64::try_from(ns).unwrap_or(i64::MAX);
         let interval = self.kinds.iter().map(|kind| kind.interval_ns).max().unwrap_or(0);
         let unit = (0..self.devices.min(64)).map(|device| self.time_unit(device).nanos()).max();

@@ -20,6 +20,7 @@ pub(crate) fn plan() -> Plan {
         expect: vec![],
         shard: None,
         closed_loop: None,
+        replay: None,
     }
 }
 

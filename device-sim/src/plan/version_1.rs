@@ -40,6 +40,7 @@ impl From<PlanVersion1> for Plan {
             expect: vec![],
             shard: None,
             closed_loop: None,
+            replay: None,
         }
     }
 }

@@ -19,7 +19,7 @@ pub(super) struct Device {
     pub(super) fleet: Arc<Fleet>,
     pub(super) sender: Sender,
     pub(super) outbox: Outbox,
-    /// Readings in each of its batches.
+    /// Readings in its largest batch; in each of them, but for a replay.
     pub(super) batch: u32,
     /// What the plan makes it go through.
     pub(super) troubles: Option<Box<Troubles>>,
@@ -47,7 +47,7 @@ pub(super) async fn run(fleet: Arc<Fleet>, index: u32) {
     let mut device = Device {
         sender: Sender { index, tags: kind.profile.tags(plan.seed, index) },
         outbox: Outbox::new(plan.start_seq, kind.outbox as usize),
-        batch: kind.batch,
+        batch: plan.largest_batch(index),
         troubles: Troubles::of(plan, index),
         closed_loop: plan.closed_loop.map(|in_flight| Box::new(ClosedLoop::new(in_flight))),
         tick: 0,
@@ -229,12 +229,13 @@ impl Device {
             return self.take_next(now);
         }
         let fleet = &self.fleet;
-        let (index, readings) = (self.sender.index, u64::from(self.batch));
+        let index = self.sender.index;
         while self.tick < self.ticks {
             let due = fleet.due(index, self.tick);
             if due > now {
                 return;
             }
+            let readings = u64::from(fleet.plan.batch_of(index, self.tick));
             fleet.tally.schedule_lag(index, now - due);
             fleet.tally.scheduled.add(readings);
             if self.outbox.offer(self.tick).is_none() {

@@ -67,6 +67,12 @@ impl Fleet {
         {
             return spoilt(spoil, seq);
         }
+        if let Some(replay) = &self.plan.replay {
+            return SCRATCH.with_borrow_mut(|Scratch { encoder, .. }| {
+                self.plan.encode_replayed(replay, encoder, (device.index, tick, seq));
+                bytes::Bytes::copy_from_slice(encoder.finish())
+            });
+        }
         SCRATCH.with_borrow_mut(|scratch| match self.plan.kind_of(device.index).mode {
             Mode::Readings => self.encode_readings(scratch, device, tick, seq),
             Mode::Columns => self.encode_columns(scratch, device, tick, seq),

@@ -149,6 +149,7 @@ impl Scenario {
             expect: of_the_store,
             shard: None,
             closed_loop: None,
+            replay: None,
         };
         let drain_timeout = Duration::from_nanos(self.drain_timeout.map_or(30 * S, |span| span.0));
         Ok(Playable { plan, drain_timeout, of_the_run })

@@ -12,6 +12,7 @@ mod influxdb_2;
 mod late;
 mod ledger;
 mod pace;
+mod replayed;
 mod report;
 mod rows;
 mod shared;
@@ -36,6 +37,7 @@ use anyhow::Result;
 use check::DeviceCheck;
 use counts::Counts;
 use late::FirstLook;
+use replayed::ReplayedCheck;
 use std::time::{Duration, Instant};
 
 /// From one look whether the store has moved to the next.
@@ -107,6 +109,13 @@ fn pass(store: &mut dyn Store, journal: &Journal) -> Result<Counts> {
     for ledger in journal.ledgers()? {
         let ledger = ledger?;
         let id = plan.device_id(ledger.device);
+        if let Some(replay) = &plan.replay {
+            let (complete, of) = (journal.complete, (plan, replay));
+            let mut check = ReplayedCheck::new(of, &ledger, complete, fidelity, &id, &mut counts);
+            store.rows(&id, &mut |row| check.row(row))?;
+            check.finish();
+            continue;
+        }
         let mut check =
             DeviceCheck::new(plan, &ledger, journal.complete, fidelity, &id, &mut counts);
         store.rows(&id, &mut |row| check.row(row))?;

@@ -39,7 +39,7 @@ pub struct VictoriaMetrics {
     client: Client,
     /// Measurement of the run.
     /// Longest first: one may begin like another.
-    measurements: Vec<&'static str>,
+    measurements: Vec<String>,
     many: bool,
     slicer: Slicer,
     pace: Pace,
@@ -63,9 +63,8 @@ impl VictoriaMetrics {
     /// # Errors
     /// The endpoint is none, or a file that it names cannot be read.
     pub fn open(endpoint: &Endpoint, plan: &Plan) -> Result<Self> {
-        let mut measurements: Vec<_> =
-            plan.kinds.iter().map(|kind| kind.profile.measurement()).collect();
-        measurements.sort_unstable_by_key(|name| (std::cmp::Reverse(name.len()), *name));
+        let mut measurements: Vec<_> = plan.measurements().into_iter().map(str::to_owned).collect();
+        measurements.sort_unstable_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         measurements.dedup();
         Ok(Self {
             client: Client::new(endpoint, "Bearer")?,
@@ -152,7 +151,7 @@ impl Store for VictoriaMetrics {
     }
 }
 
-fn take(line: &[u8], measurements: &[&str], slice: &mut Slice) -> Result<()> {
+fn take(line: &[u8], measurements: &[String], slice: &mut Slice) -> Result<()> {
     let unreadable = || {
         let begin = String::from_utf8_lossy(&line[..line.len().min(200)]);
         format!("cannot read the line {begin:?}")
@@ -169,8 +168,8 @@ fn take(line: &[u8], measurements: &[&str], slice: &mut Slice) -> Result<()> {
     }
     line.metric.retain(|label, _| !OTHER_LABELS.contains(&label.as_str()));
     let tags = serde_json::to_string(&line.metric)?;
-    let apart = measurements.iter().find_map(|&measurement| {
-        Some((measurement, metric.strip_prefix(measurement)?.strip_prefix('_')?))
+    let apart = measurements.iter().find_map(|measurement| {
+        Some((measurement, metric.strip_prefix(measurement.as_str())?.strip_prefix('_')?))
     });
     let name = match apart {
         Some((measurement, field)) => slice.name(measurement, &tags, field),

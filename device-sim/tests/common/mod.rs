@@ -175,6 +175,7 @@ pub fn plan(devices: u32, seconds: u64) -> Plan {
         expect: vec![],
         shard: None,
         closed_loop: None,
+        replay: None,
     }
 }
 

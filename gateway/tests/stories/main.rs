@@ -26,6 +26,7 @@ mod oracle;
 mod order_and_retry;
 mod quarantine;
 mod reconcile;
+mod replay;
 mod replay_killed;
 mod rooms;
 mod scenarios;

@@ -35,7 +35,7 @@ impl Session<'_> {
 
     pub(super) fn acknowledged(&mut self, seq: u64) -> Result<(), Conflict> {
         let now = Instant::now();
-        let Device { fleet, sender, outbox, batch, closed_loop, .. } = &mut *self.device;
+        let Device { fleet, sender, outbox, closed_loop, .. } = &mut *self.device;
         let mut ledger = fleet.ledger(sender.index);
         outbox.acknowledged(seq, |seq, tick| {
             let taken = closed_loop.as_mut().and_then(|closed_loop| closed_loop.acknowledged());
@@ -47,8 +47,9 @@ impl Session<'_> {
                 // The plan says it all; a journal that lists it would only grow.
                 ledger.forget_refusal(seq);
             }
-            let refused = (planned + unplanned).min(*batch);
-            fleet.tally.acked.add(u64::from(*batch - refused));
+            let batch = fleet.plan.batch_of(sender.index, tick);
+            let refused = (planned + unplanned).min(batch);
+            fleet.tally.acked.add(u64::from(batch - refused));
             fleet.tally.refused_planned.add(planned.into());
             fleet.tally.refused_unplanned.add(u64::from(refused - planned));
             ledger.acked = seq;
@@ -71,20 +72,21 @@ impl Session<'_> {
             return Ok(());
         }
         let reused = nack.code == ErrorCode::SeqReused && nack.seq == self.reused;
-        let Device { fleet, sender, outbox, batch, .. } = &*self.device;
+        let Device { fleet, sender, outbox, .. } = &*self.device;
         let refused = refused_batch(&nack);
         let mut ledger = fleet.ledger(sender.index);
+        let tick = ledger.tick_of(&fleet.plan, nack.seq);
+        let batch = fleet.plan.batch_of(sender.index, tick);
         if nack.seq <= outbox.acked() {
-            let tick = ledger.tick_of(&fleet.plan, nack.seq);
             let planned = fleet.plan.refused_count(sender.index, tick, nack.seq);
             // The answer to the plan's own misuse of the number, or a refusal said again.
-            if reused || (planned > 0 && refused.count(*batch) == planned) {
+            if reused || (planned > 0 && refused.count(batch) == planned) {
                 return Ok(());
             }
         }
         if ledger.refuse(refused.clone()) {
             match refused.whole {
-                Some(code) => fleet.tally.refused(code, u64::from(*batch)),
+                Some(code) => fleet.tally.refused(code, u64::from(batch)),
                 None => {
                     refused.readings.iter().for_each(|&(_, code)| fleet.tally.refused(code, 1));
                     fleet.tally.refused(nack.code, u64::from(refused.unnamed));
@@ -111,7 +113,7 @@ fn refused_batch(nack: &Nack) -> RefusedBatch {
 /// How many readings of a batch the gateway refused although the plan foresaw it not.
 fn unplanned(plan: &Plan, ledger: &Ledger, tick: u32, seq: u64) -> u32 {
     let Some(said) = ledger.refused_of(seq) else { return 0 };
-    let (device, batch) = (ledger.device, plan.kind_of(ledger.device).batch);
+    let (device, batch) = (ledger.device, plan.batch_of(ledger.device, tick));
     let planned = plan.refused_count(device, tick, seq);
     let named = said.named(batch);
     if !plan.spoils() || said.whole.is_some() {

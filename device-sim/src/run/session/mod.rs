@@ -164,7 +164,7 @@ impl Session<'_> {
             &Hello {
                 stream: Some(plan.stream_of(index)),
                 time_unit: plan.time_unit(index),
-                measurement: Some(plan.kind_of(index).profile.measurement().to_owned()),
+                measurement: plan.measurement(index).map(str::to_owned),
                 max_rx: Some(MAX_RX_BYTES),
                 firmware: Some(format!("device-sim {}", crate::VERSION)),
                 model: None,
@@ -239,7 +239,7 @@ impl Session<'_> {
             }
             let fleet = &self.device.fleet;
             let message = fleet.encode(&self.device.sender, tick, seq);
-            let readings = u64::from(self.device.batch);
+            let readings = u64::from(fleet.plan.batch_of(self.device.sender.index, tick));
             bytes += message.len();
             self.first_here = if self.first_here == 0 { seq } else { self.first_here };
             let length = u32::try_from(message.len()).unwrap_or(u32::MAX);

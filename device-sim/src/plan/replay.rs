@@ -1,0 +1,342 @@
+//! A capture in place of profiles: what was sampled, with its timing, times N.
+
+use super::{MAX_DEVICES, Plan, Tape, TapeBatch, TapeDevice, tape};
+use anyhow::{Context, Result, ensure};
+use capture_file::transcode;
+use proto::{BatchEncoder, RawReading, RawTime};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Most copies of each device.
+pub const MAX_COPIES: u32 = 10_000;
+/// The usual speed, in thousandths.
+const SPEED: u64 = 1_000;
+
+/// Which capture is played, and how.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Replay {
+    /// The file.
+    pub capture: PathBuf,
+    /// XXH3-64 of it, in hexadecimal: `verify` has to see the same one.
+    pub fingerprint: String,
+    /// Copies of each device, each a device of its own.
+    pub copies: u32,
+    /// So many thousandths of the speed at which it came.
+    pub speed_milli: u64,
+    /// The last copy begins so much later than the first, in nanoseconds; the others between.
+    pub phase_ns: u64,
+    /// The capture is played again until so much time has passed, in nanoseconds; absent: once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loop_ns: Option<u64>,
+    #[serde(skip)]
+    tape: Option<Arc<Tape>>,
+}
+
+impl Replay {
+    /// Reads the capture.
+    ///
+    /// # Errors
+    /// It cannot be read, or there are too many devices.
+    pub fn open(path: &Path, copies: u32, speed: f64, phase_ns: u64) -> Result<Self> {
+        ensure!((1..=MAX_COPIES).contains(&copies), "--times must be 1 to {MAX_COPIES}");
+        ensure!((0.001..=1_000.0).contains(&speed), "--speed must be 0.001 to 1000");
+        let tape = Tape::read(path)?;
+        let capture = std::fs::canonicalize(path).with_context(|| path.display().to_string())?;
+        let fingerprint = format!("{:016x}", tape.fingerprint);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked")]
+        let speed_milli = (speed * 1_000.0).round() as u64;
+        let replay = Self {
+            capture,
+            fingerprint,
+            copies,
+            speed_milli,
+            phase_ns: if copies > 1 { phase_ns } else { 0 },
+            loop_ns: None,
+            tape: Some(Arc::new(tape)),
+        };
+        ensure!(replay.devices() <= MAX_DEVICES, "more than {MAX_DEVICES} devices: lower --times");
+        Ok(replay)
+    }
+
+    /// Reads the capture again that a journal names, or the one of that name beside `journal`.
+    ///
+    /// # Errors
+    /// It cannot be read, or is another one.
+    pub fn reopen(&mut self, journal: &Path) -> Result<()> {
+        let beside = self.capture.file_name().map(|name| journal.with_file_name(name));
+        let path = match beside {
+            Some(beside) if !self.capture.exists() => beside,
+            _ => self.capture.clone(),
+        };
+        let tape = Tape::read(&path)?;
+        ensure!(
+            format!("{:016x}", tape.fingerprint) == self.fingerprint,
+            "{} is not the capture that was played",
+            path.display()
+        );
+        self.tape = Some(Arc::new(tape));
+        Ok(())
+    }
+
+    /// What is played.
+    pub fn tape(&self) -> &Tape {
+        self.tape.as_ref().expect("opened or reopened before it is used")
+    }
+
+    /// How many devices play it.
+    pub fn devices(&self) -> u32 {
+        let captured = u32::try_from(self.tape().devices.len()).unwrap_or(u32::MAX);
+        captured.saturating_mul(self.copies)
+    }
+
+    /// How long it takes after the ramp, in nanoseconds.
+    pub fn duration_ns(&self) -> u64 {
+        let once = self.scaled(i128::from(self.tape().length_ns));
+        let played = self.loop_ns.unwrap_or_else(|| u64::try_from(once).unwrap_or(u64::MAX));
+        self.phase_ns.saturating_add(played).max(1)
+    }
+
+    fn scaled(&self, ns: i128) -> i128 {
+        (ns * i128::from(SPEED)).div_euclid(i128::from(self.speed_milli))
+    }
+
+    /// The captured device, and which copy of it.
+    fn of(&self, device: u32) -> (&TapeDevice, u32) {
+        let captured = u32::try_from(self.tape().devices.len()).unwrap_or(u32::MAX);
+        (&self.tape().devices[(device % captured) as usize], device / captured)
+    }
+
+    /// The measurement that a device names once for all.
+    pub fn measurement(&self, device: u32) -> Option<&str> {
+        Some(self.of(device).0.measurement.as_str()).filter(|name| !name.is_empty())
+    }
+
+    pub(super) fn id(&self, prefix: &str, device: u32) -> String {
+        let (captured, copy) = self.of(device);
+        format!("{prefix}{}-{}", captured.name, copy + 1)
+    }
+
+    pub(super) fn has(&self, rest: &str) -> bool {
+        rest.rsplit_once('-').is_some_and(|(name, copy)| {
+            let number = copy.parse::<u32>().ok().filter(|number| number.to_string() == copy);
+            self.tape().device(name).is_some()
+                && number.is_some_and(|number| (1..=self.copies).contains(&number))
+        })
+    }
+
+    fn batch(&self, device: u32, tick: u32) -> (&TapeBatch, u64) {
+        let batches = &self.of(device).0.batches;
+        let count = batches.len();
+        (&batches[tick as usize % count], (tick as usize / count) as u64)
+    }
+
+    pub(super) fn readings(&self, device: u32, tick: u32) -> u32 {
+        self.batch(device, tick).0.readings
+    }
+
+    pub(super) fn largest(&self, device: u32) -> u32 {
+        self.of(device).0.batches.iter().map(|batch| batch.readings).max().unwrap_or(0)
+    }
+
+    /// So much later than the first copy a device begins, in nanoseconds.
+    fn phase(&self, device: u32) -> i128 {
+        let copy = i128::from(self.of(device).1) * i128::from(self.phase_ns);
+        copy / i128::from(self.copies.max(2) - 1)
+    }
+
+    /// When what came so long after the beginning is due, in nanoseconds after the ramp.
+    fn moment(&self, device: u32, lap: u64, after_ns: i64) -> i128 {
+        let lap = i128::from(lap) * i128::from(self.tape().length_ns);
+        self.phase(device) + self.scaled(lap + i128::from(after_ns))
+    }
+
+    pub(super) fn due_ns(&self, device: u32, tick: u32) -> u64 {
+        let (batch, lap) = self.batch(device, tick);
+        let after_ns = i64::try_from(batch.offset_ns).unwrap_or(i64::MAX);
+        u64::try_from(self.moment(device, lap, after_ns)).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn ticks(&self, device: u32) -> u32 {
+        let count = u32::try_from(self.of(device).0.batches.len()).unwrap_or(u32::MAX);
+        let Some(loop_ns) = self.loop_ns else { return count };
+        let end = self.phase(device) + i128::from(loop_ns);
+        // The first that is not due any more.
+        let (mut from, mut to) = (0, u32::MAX);
+        while from < to {
+            let middle = from + (to - from) / 2;
+            match i128::from(self.due_ns(device, middle)) <= end {
+                true => from = middle + 1,
+                false => to = middle,
+            }
+        }
+        from
+    }
+
+    /// The time of a reading, in nanoseconds after the ramp. Those of a lap are a nanosecond later
+    /// than what it repeats, so that readings from before the capture began do not meet others.
+    pub(crate) fn time_ns(
+        &self,
+        device: u32,
+        tick: u32,
+        index: u32,
+        reading: &RawReading<'_>,
+    ) -> i64 {
+        let (_, lap) = self.batch(device, tick);
+        let within = match reading.time {
+            Some(_) => self.moment(device, lap, tape::time_ns(reading, 0, 0)),
+            None => i128::from(self.due_ns(device, tick)) + i128::from(index),
+        };
+        i64::try_from(within + i128::from(lap)).unwrap_or(i64::MAX)
+    }
+
+    pub(super) fn times_ns(&self) -> (i64, i64) {
+        let (first, last) = self.tape().times_ns;
+        let narrow = |ns: i128| i64::try_from(ns).unwrap_or(i64::MAX);
+        let laps = i128::from(self.duration_ns()) + i128::from(u32::MAX);
+        (
+            narrow(self.scaled(i128::from(first.min(0)))),
+            narrow(self.scaled(i128::from(last.max(0))) + laps),
+        )
+    }
+
+    /// The body of a batch, as a capture has it.
+    pub(crate) fn body(&self, device: u32, tick: u32) -> &[u8] {
+        self.tape().body(self.batch(device, tick).0)
+    }
+}
+
+impl Plan {
+    /// Writes a batch of a capture into `encoder`.
+    pub(crate) fn encode_replayed(
+        &self,
+        replay: &Replay,
+        encoder: &mut BatchEncoder,
+        (device, tick, seq): (u32, u32, u64),
+    ) {
+        let written = transcode(replay.body(device, tick), seq, encoder, |index, reading| {
+            let time_ns = self.replayed_ns(replay, device, tick, index, reading);
+            reading.time = Some(RawTime::Units(time_ns));
+            true
+        });
+        written.expect("every batch was read when the capture was");
+    }
+
+    /// The time of a replayed reading, nanoseconds since the Unix epoch.
+    pub(crate) fn replayed_ns(
+        &self,
+        replay: &Replay,
+        device: u32,
+        tick: u32,
+        index: u32,
+        reading: &RawReading<'_>,
+    ) -> i64 {
+        let ramp = i64::try_from(self.ramp_ns).unwrap_or(i64::MAX);
+        let after = replay.time_ns(device, tick, index, reading);
+        self.base_ns.saturating_add(ramp).saturating_add(after)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::plan::tests::plan;
+    use capture_file::{BatchHead, EndedBy, Header, Writer};
+
+    const S: u64 = 1_000_000_000;
+
+    /// Two devices: batches at 10 s and 12.5 s, and at 11 s; readings from half a second before.
+    fn replay(copies: u32, speed: f64) -> Replay {
+        let header = Header {
+            tool: "test".into(),
+            from_ns: 0,
+            share: [1, 1],
+            kept_tags: vec![],
+            kept_fields: vec![],
+            blanked_fields: vec![],
+        };
+        let mut writer = Writer::new(Vec::new(), &header).unwrap();
+        let mut encoder = BatchEncoder::new();
+        for (device, arrival_ms) in [(0, 10_000), (1, 11_000), (0, 12_500)] {
+            if writer.counts().devices == device {
+                writer.device(["one", "two"][device as usize], "realm").unwrap();
+            }
+            let time = arrival_ms * 1_000_000 - 500_000_000;
+            let (stream, skipped, left_out, measurement) = (0, 0, 0, "");
+            let arrival_us = u64::try_from(arrival_ms).unwrap() * 1_000;
+            let readings = 2;
+            let head =
+                BatchHead { device, arrival_us, stream, skipped, readings, left_out, measurement };
+            encoder.readings(1, 2);
+            let fields = [("x", proto::RawValue::Float(1.5))];
+            encoder.reading(Some("m"), Some(time), &[], &fields);
+            encoder.reading(Some("m"), None, &[], &fields);
+            writer.batch(&head, encoder.body()).unwrap();
+        }
+        let (bytes, _) = writer.finish(0, EndedBy::CaughtUp).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        Replay::open(file.path(), copies, speed, 6 * S).unwrap()
+    }
+
+    fn played(replay: Replay) -> Plan {
+        let (devices, duration_ns) = (replay.devices(), S + replay.duration_ns());
+        Plan { devices, duration_ns, ramp_ns: S, replay: Some(replay), ..plan() }
+    }
+
+    #[test]
+    fn batches_are_due_as_they_came_each_copy_a_phase_later() {
+        let plan = played(replay(3, 2.0));
+        assert_eq!((plan.devices, plan.check()), (6, Ok(())));
+        let ids: Vec<String> = (0..6).map(|device| plan.device_id(device)).collect();
+        assert_eq!(ids[0..3], ["sim-one-1", "sim-two-1", "sim-one-2"]);
+        assert!(ids.iter().all(|id| plan.has_device(id)));
+        for other in ["sim-one-4", "sim-one-0", "sim-one-01", "sim-six-1", "one-1", "sim-one"] {
+            assert!(!plan.has_device(other), "{other}");
+        }
+        // After the ramp; half of the distances; copies 3 s apart.
+        let due = |device| -> Vec<u64> {
+            let all = 0..plan.ticks(device);
+            all.map(|tick| plan.due_ns(device, tick) * 1_000 / S).collect()
+        };
+        assert_eq!(due(0), [1_000, 2_250]);
+        assert_eq!(due(1), [1_500]);
+        assert_eq!(due(2), [4_000, 5_250]);
+        assert_eq!(due(4), [7_000, 8_250]);
+    }
+
+    #[test]
+    fn times_keep_their_distances_and_laps_do_not_meet() {
+        let mut replay = replay(1, 1.0);
+        assert_eq!(replay.tape().length_ns, 3 * S);
+        replay.loop_ns = Some(4 * S);
+        let plan = played(replay);
+        let replay = plan.replay.as_ref().unwrap();
+        assert_eq!(plan.ticks(0), 3, "the second lap begins after 3 s, and ends after 4 s");
+        let times = |tick| -> Vec<i64> {
+            let batch =
+                proto::Batch::open(replay.body(0, tick), &proto::Limits::unbounded()).unwrap();
+            let (mut readings, mut reading) = (batch.readings(), RawReading::default());
+            let mut times = vec![];
+            while let Some(read) = readings.next(&mut reading).unwrap() {
+                read.unwrap();
+                let index = u32::try_from(times.len()).unwrap();
+                times.push(plan.replayed_ns(replay, 0, tick, index, &reading) - plan.base_ns);
+            }
+            times
+        };
+        assert_eq!(times(0), [500_000_000, 1_000_000_001]);
+        assert_eq!(times(1), [3_000_000_000, 3_500_000_001]);
+        assert_eq!(times(2), [3_500_000_001, 4_000_000_002], "a lap, and a nanosecond");
+        let (first, last) = plan.time_range_ns();
+        assert!((0..3).flat_map(times).all(|t| (first..=last).contains(&(t + plan.base_ns))));
+    }
+
+    #[test]
+    fn a_journal_of_another_capture_is_refused() {
+        let mut of_a_run = replay(1, 1.0);
+        let path = std::env::temp_dir().join("run.journal");
+        assert!(of_a_run.reopen(&path).is_err(), "it is gone");
+    }
+}
