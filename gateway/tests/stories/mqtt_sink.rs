@@ -327,13 +327,10 @@ async fn a_broker_that_takes_nothing_waits_for_a_person_and_loses_nothing() {
         keys.replace("gateway-password", "wrong-password")
     ));
     one_value(&home, &gateway, "d", RawValue::Float(1.0)).await;
-    let mut said = String::new();
-    eventually("both say what to do", || {
-        said += &gateway.lines().join("\n");
-        said.contains("let the sink's user publish to its topic")
-            && said
-                .contains("does not let the user \"gateway\" in: correct the user or the password")
-    });
+    let said = gateway.says(&[
+        "let the sink's user publish to its topic",
+        "does not let the user \"gateway\" in: correct the user or the password",
+    ]);
     assert!(!said.contains("top secret") && !said.contains("correct horse"), "{said}");
     for sink in ["denied", "stranger"] {
         assert_eq!(gateway.metric("gateway_sink_quarantined_readings_total", sink), 0.0);

@@ -239,14 +239,25 @@ impl Gateway {
         let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
-                return (status, self.said.try_iter().collect());
+                // Until its ends of the pipes are read to their end.
+                return (status, self.said.iter().collect());
             }
             assert!(begun.elapsed() < PATIENCE, "the gateway did not stop: {:?}", self.lines());
             std::thread::sleep(Duration::from_millis(10));
         }
     }
 
-    /// What it said since the last call.
+    /// Waits until it has said all of these, and gives what it said since the last call.
+    pub fn says(&self, words: &[&str]) -> String {
+        let mut said = String::new();
+        eventually(&format!("it says {words:?}"), || {
+            self.lines().iter().for_each(|line| said += &format!("{line}\n"));
+            words.iter().all(|words| said.contains(words))
+        });
+        said
+    }
+
+    /// What it said since the last call; what it says last may come a little later.
     pub fn lines(&self) -> Vec<String> {
         self.said.try_iter().collect()
     }
