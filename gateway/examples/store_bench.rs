@@ -161,6 +161,7 @@ impl Writes<'_> {
             readings,
             accepted_total: self.total,
             dropped: Dropped::default(),
+            given_up: std::sync::Arc::default(),
         };
         Ok(self.store.write(batch).await?)
     }

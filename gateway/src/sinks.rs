@@ -50,6 +50,8 @@ struct Opened {
     run: Run,
     handle: Handle,
     again: replay::Again,
+    /// The file of an embedded store.
+    store: Option<PathBuf>,
     required: bool,
     when_full: WhenFull,
 }
@@ -177,7 +179,11 @@ pub(crate) fn open(
             }
         };
         let (required, when_full) = (configured.required, configured.when_full);
-        opened.push(Opened { run, handle, again, required, when_full });
+        let store = match &configured.kind {
+            SinkKind::Store { path, .. } => Some(path.clone()),
+            SinkKind::InfluxDb(_) | SinkKind::Mqtt(_) => None,
+        };
+        opened.push(Opened { run, handle, again, store, required, when_full });
     }
     Ok(Sinks { opened, quarantine })
 }

@@ -2,10 +2,11 @@
 
 use super::{Cursor, Options, RecordSource, SourceError};
 use crate::{
-    record::{Dropped, Envelope, EnvelopeError, Position},
+    record::{Dropped, Envelope, EnvelopeError, GivenUp, Identity, Position},
     sink::{Batch, Record},
 };
 use bytes::Bytes;
+use std::collections::BTreeMap;
 
 /// Most records in a batch: also records without readings take memory.
 const BATCH_RECORDS: usize = 20_000;
@@ -29,6 +30,8 @@ pub(super) struct Assembly<S> {
     readings: u64,
     bytes: u64,
     dropped: Dropped,
+    /// Records that are given up, and readings of them by device.
+    given_up: (usize, BTreeMap<Identity, u64>),
     /// Everything up to here is given up, as the sink's policy says.
     skip_to: Position,
     /// The record up to which is given up was not reached yet.
@@ -52,6 +55,7 @@ impl<S: RecordSource> Assembly<S> {
             readings: 0,
             bytes: 0,
             dropped: Dropped::default(),
+            given_up: Default::default(),
             skip_to: Position::ZERO,
             skipping: false,
             cut: false,
@@ -82,6 +86,7 @@ impl<S: RecordSource> Assembly<S> {
         self.readings = 0;
         self.bytes = 0;
         self.dropped = Dropped::default();
+        self.given_up = Default::default();
         self.cut = false;
     }
 
@@ -98,7 +103,7 @@ impl<S: RecordSource> Assembly<S> {
         self.cut
             || self.readings >= self.batch_readings
             || self.bytes >= self.batch_bytes
-            || self.records.len() >= BATCH_RECORDS
+            || self.records.len() + self.given_up.0 >= BATCH_RECORDS
     }
 
     /// Whether giving up everything up to `to` changes anything.
@@ -115,8 +120,8 @@ impl<S: RecordSource> Assembly<S> {
         self.total = self.total_before;
         self.clear();
         self.skipping = true;
-        // The last record that is given up is read: it says how many readings there were.
-        self.last = Position(to.0.max(1) - 1).max(self.from);
+        // They are read: each says whose readings it has.
+        self.last = self.from;
         self.source.seek(self.last.next());
     }
 
@@ -167,6 +172,10 @@ impl<S: RecordSource> Assembly<S> {
         self.last = position;
         if position <= self.skip_to {
             self.dropped.skipped += accepted;
+            self.given_up.0 += 1;
+            if accepted > 0 {
+                *self.given_up.1.entry(envelope.identity).or_default() += accepted;
+            }
             return Ok(());
         }
         if accepted > 0 {
@@ -184,6 +193,11 @@ impl<S: RecordSource> Assembly<S> {
             return None;
         }
         let total = self.total.unwrap_or_default();
+        let given_up = std::mem::take(&mut self.given_up.1);
+        let given_up = given_up.into_iter().map(|(identity, skipped)| GivenUp {
+            identity,
+            dropped: Dropped { skipped, ..Dropped::default() },
+        });
         let batch = Batch {
             first: self.from.next(),
             last: self.last,
@@ -191,6 +205,7 @@ impl<S: RecordSource> Assembly<S> {
             readings: self.readings,
             accepted_total: total,
             dropped: self.dropped,
+            given_up: given_up.collect(),
         };
         self.from = self.last;
         self.total_before = self.total;

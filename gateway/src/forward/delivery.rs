@@ -3,7 +3,7 @@
 use super::{Answered, Ask, Backoff, Cursor, CursorFile, Ended, Rejected, RejectedHandler, Status};
 use crate::{
     metrics::SinkMetrics,
-    record::{Dropped, EnvelopeError, Ledger, Point, Points, Position, Value},
+    record::{Dropped, EnvelopeError, GivenUp, Identity, Ledger, Point, Points, Position, Value},
     sink::{Batch, RejectedPoint, Sink, SinkError},
 };
 use proto::{BatchEncoder, RawValue};
@@ -86,7 +86,7 @@ impl<K: Sink> Delivery<K> {
                                 .to_owned(),
                         );
                     }
-                    Ok(()) => outcome = Some((Vec::new(), 0)),
+                    Ok(()) => outcome = Some((Vec::new(), Vec::new())),
                     Err(SinkError::Fatal(why)) => return Delivered::Fatal(why),
                     Err(SinkError::Undecodable(error)) => match without(&mut batch, &error) {
                         Ok(()) => continue,
@@ -119,7 +119,8 @@ impl<K: Sink> Delivery<K> {
                     }
                 }
             }
-            let (points, unsupported) = outcome.as_ref().map_or((&[][..], 0), |(p, n)| (p, *n));
+            let (points, unsupported) =
+                outcome.as_ref().map_or((&[][..], &[][..]), |(p, n)| (&p[..], &n[..]));
             match self.confirm(&batch, points, unsupported).await {
                 Ok(()) => {
                     self.recovered();
@@ -206,7 +207,7 @@ impl<K: Sink> Delivery<K> {
         &mut self,
         batch: &Batch,
         points: &[RejectedPoint],
-        unsupported: u64,
+        unsupported: &[(Position, u64)],
     ) -> io::Result<()> {
         let mut cursor = self.cursor;
         cursor.position = batch.last;
@@ -214,10 +215,13 @@ impl<K: Sink> Delivery<K> {
             None => cursor.ledger = self.sink.ledger().unwrap_or_default(),
             Some(file) => {
                 let rejected = describe(batch, points);
+                let given_up = given_up(batch, unsupported);
+                let unsupported = unsupported.iter().map(|(_, readings)| readings).sum();
                 let (file, handler) = (Arc::clone(file), Arc::clone(&self.rejected));
                 let batch = batch.clone();
                 let keep = task::spawn_blocking(move || {
                     let quarantine_full = handler.keep(&rejected)?;
+                    handler.give_up(batch.last, &given_up)?;
                     let kept = (rejected.len() as u64).saturating_sub(quarantine_full);
                     let dropped = Dropped { unsupported, quarantine_full, ..Dropped::default() };
                     batch.enter(&mut cursor.ledger, kept, dropped);
@@ -321,10 +325,29 @@ fn without(batch: &mut Batch, error: &EnvelopeError) -> Result<(), String> {
     };
     let lost = u64::from(record.envelope.accepted);
     tracing::error!(%error, readings = lost, "a record of the log is damaged, it is lost");
+    let identity = record.envelope.identity.clone();
     batch.records = batch.records.iter().filter(|record| record.position != bad).cloned().collect();
     batch.readings = batch.readings.saturating_sub(lost);
     batch.dropped.damaged += lost;
+    let dropped = Dropped { damaged: lost, ..Dropped::default() };
+    let of_record = GivenUp { identity, dropped };
+    batch.given_up = batch.given_up.iter().cloned().chain([of_record]).collect();
     Ok(())
+}
+
+/// Whose the readings are that the destination does not get, each device once.
+fn given_up(batch: &Batch, unsupported: &[(Position, u64)]) -> Vec<GivenUp> {
+    let mut of = BTreeMap::<Identity, Dropped>::new();
+    for GivenUp { identity, dropped } in batch.given_up.iter() {
+        of.entry(identity.clone()).or_default().add(*dropped);
+    }
+    let mut records = batch.records.iter();
+    for &(position, unsupported) in unsupported {
+        let Some(record) = records.find(|record| record.position == position) else { continue };
+        let identity = record.envelope.identity.clone();
+        of.entry(identity).or_default().unsupported += unsupported;
+    }
+    of.into_iter().map(|(identity, dropped)| GivenUp { identity, dropped }).collect()
 }
 
 /// The refused readings as they are kept, each once.

@@ -28,6 +28,11 @@ impl RejectedHandler for Refusing {
         Ok(0)
     }
 
+    fn give_up(&self, _: Position, given_up: &[crate::record::GivenUp]) -> std::io::Result<()> {
+        assert!(given_up.is_empty(), "the embedded store counts them itself");
+        Ok(())
+    }
+
     fn passed(&self, _: Position) {}
 
     fn moves(&self) -> crate::record::Moves {

@@ -1,6 +1,6 @@
 //! Readings that a destination refused for good: what a forwarder hands on, and to whom.
 
-use crate::record::{Ledger, Moves, Position};
+use crate::record::{GivenUp, Ledger, Moves, Position};
 use std::io;
 
 /// A refused reading with everything that is needed to send it again.
@@ -32,6 +32,13 @@ pub trait RejectedHandler: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// They are not durable; the cursor does not pass them.
     fn keep(&self, rejected: &[Rejected]) -> io::Result<u64>;
+
+    /// Makes durable whose the readings are that are dropped with a batch that ends at `last`, if any
+    /// are. As with [`RejectedHandler::keep`], what the cursor has not passed is replaced. Blocks.
+    ///
+    /// # Errors
+    /// It is not durable; the cursor does not pass them.
+    fn give_up(&self, last: Position, given_up: &[GivenUp]) -> io::Result<()>;
 
     /// The cursor has passed everything up to here, durably.
     fn passed(&self, position: Position);

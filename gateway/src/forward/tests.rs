@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     metrics::Registry,
-    record::{Codec, Envelope, EnvelopeError, Identity, Kind, PointId, Points, Source},
+    record::{Codec, Envelope, EnvelopeError, GivenUp, Identity, Kind, PointId, Points, Source},
     sink::{Batch, RejectedPoint, SinkError},
 };
 use bytes::Bytes;
@@ -34,6 +34,7 @@ struct Kept {
     rejected: Mutex<Vec<Rejected>>,
     passed: Mutex<Position>,
     rewound: Mutex<Vec<(Position, u64)>>,
+    given_up: Mutex<Vec<(Position, GivenUp)>>,
 }
 
 impl RejectedHandler for Kept {
@@ -42,6 +43,13 @@ impl RejectedHandler for Kept {
         kept.retain(|of| of.position <= *self.passed.lock().unwrap());
         kept.extend_from_slice(rejected);
         Ok(0)
+    }
+
+    fn give_up(&self, last: Position, given_up: &[GivenUp]) -> std::io::Result<()> {
+        let mut kept = self.given_up.lock().unwrap();
+        kept.retain(|(at, _)| *at <= *self.passed.lock().unwrap());
+        kept.extend(given_up.iter().map(|of| (last, of.clone())));
+        Ok(())
     }
 
     fn passed(&self, position: Position) {
@@ -186,11 +194,12 @@ impl Sink for Scripted {
                 self.stored.lock().unwrap().extend(points);
                 let reject = |id| RejectedPoint { id, reason: "type conflict".to_owned() };
                 let points = ids.into_iter().map(reject).collect();
-                return Err(SinkError::Reject { points, unsupported: 0 });
+                return Err(SinkError::Reject { points, unsupported: Vec::new() });
             }
             Some(Step::Unsupported(unsupported)) => {
                 let unheld = usize::try_from(unsupported).unwrap();
                 self.stored.lock().unwrap().extend(points.split_off(unheld));
+                let unsupported = points.iter().map(|point| (point.position, 1)).collect();
                 return Err(SinkError::Reject { points: Vec::new(), unsupported });
             }
             Some(Step::Blocked) => {

@@ -4,12 +4,17 @@ use super::{
     tests::{Place, ids, ledger, metrics, rejected},
     *,
 };
-use crate::{forward::RejectedHandler, record::Ledger};
+use crate::{
+    forward::RejectedHandler,
+    record::{GivenUp, Identity, Ledger},
+};
 use rusqlite::types::Value;
 use std::fs;
 
 /// A file of version 1 as SQL: these rows are on users' disks.
 const GOLDEN: &str = include_str!("../../tests/golden/quarantine-v1.sql");
+/// The same, by a gateway that counts by device; with what is dropped with record 9.
+const WITH_DEVICES: &str = include_str!("../../tests/golden/quarantine-v1-devices.sql");
 
 /// Schema and rows as SQL.
 fn dump(path: &Path) -> String {
@@ -61,12 +66,16 @@ fn the_file_is_written_as_the_golden_one() {
     sink.keep(&[rejected(1, 0), rejected(1, 1), rejected(7, 4_999)]).unwrap();
     sink.passed(Position(7));
     quarantine.give_up(&Filter { id: Some(2), ..Filter::default() }).unwrap();
+    for (position, skipped) in [(8, 3), (9, 4)] {
+        sink.give_up(Position(position), &[given_up("d", skipped)]).unwrap();
+        sink.passed(Position(8));
+    }
     drop((quarantine, sink));
     // The only thing that no test can know.
     let db = Connection::open(&path).unwrap();
     db.execute("UPDATE entry SET kept_ns = 1760000000000000000", []).unwrap();
     drop(db);
-    assert_eq!(dump(&path), GOLDEN);
+    assert_eq!(dump(&path), WITH_DEVICES);
 }
 
 #[test]
@@ -84,6 +93,67 @@ fn the_golden_file_is_read_and_its_readings_can_be_sent_again() {
         assert_eq!(json["fields"], serde_json::json!({ "x": 0.1 + 0.2, "s": "a\n\u{202e}b" }));
         assert_eq!((&json["measurement"], &json["tags"]["t"]), (&"m".into(), &"v".into()));
     }
+}
+
+fn given_up(device: &str, skipped: u64) -> GivenUp {
+    let dropped = Dropped { skipped, ..Dropped::default() };
+    GivenUp { identity: Identity::new("default", device), dropped }
+}
+
+#[test]
+fn the_golden_file_with_devices_is_read() {
+    let (place, path) = golden_place();
+    Connection::open(&path).unwrap().execute_batch(WITH_DEVICES).unwrap();
+    let dropped = Dropped { skipped: 3, ..Dropped::default() };
+    let ledger = Ledger { epoch: 2, dropped, ..ledger(3) };
+    let (quarantine, _sink) = place.sink(8, &ledger);
+    let at = ("influx", 2, Position(8));
+    let of = quarantine.of_device(&Identity::new("default", "d"), place.log, at).unwrap();
+    let expected = Dropped { skipped: 3, operator: 1, ..Dropped::default() };
+    assert_eq!((of.quarantined, of.dropped, of.dropped_of_all), (2, expected, 4));
+}
+
+/// Whenever the process ends, what is counted by device is what the cursor has passed.
+#[test]
+fn what_is_dropped_of_a_device_is_counted_once_whenever_the_process_ended() {
+    let place = Place::new();
+    let of = |quarantine: &Quarantine, device: &str, passed: u64| {
+        let device = Identity::new("default", device);
+        let of = quarantine.of_device(&device, place.log, ("influx", 0, Position(passed)));
+        let of = of.unwrap();
+        (of.dropped.skipped, of.dropped_of_all)
+    };
+    let after =
+        |skipped: u64| Ledger { dropped: Dropped { skipped, ..Dropped::default() }, ..ledger(0) };
+    let (quarantine, sink) = place.sink(0, &Ledger::default());
+    for (position, skipped) in [(10, 5), (20, 7)] {
+        sink.keep(&[]).unwrap();
+        sink.give_up(Position(position), &[given_up("d", skipped), given_up("e", 1)]).unwrap();
+        assert_eq!(of(&quarantine, "d", position - 1).0, if position == 10 { 0 } else { 5 });
+        sink.passed(Position(position));
+    }
+    assert_eq!((of(&quarantine, "d", 20), of(&quarantine, "e", 20)), ((12, 14), (2, 14)));
+    // Three attempts, of which none moves the cursor, and the end.
+    for _ in 0..3 {
+        sink.keep(&[]).unwrap();
+        sink.give_up(Position(30), &[given_up("d", 100)]).unwrap();
+    }
+    drop((quarantine, sink));
+    let (quarantine, sink) = place.sink(20, &after(14));
+    assert_eq!((of(&quarantine, "d", 40), of(&quarantine, "e", 40)), ((12, 14), (2, 14)));
+    sink.give_up(Position(25), &[given_up("d", 50)]).unwrap();
+    sink.passed(Position(25));
+    assert_eq!(of(&quarantine, "d", 25), (62, 64));
+    // Attempts of which the last one moves the cursor.
+    for _ in 0..3 {
+        sink.keep(&[]).unwrap();
+        sink.give_up(Position(35), &[given_up("d", 10)]).unwrap();
+    }
+    sink.passed(Position(35));
+    assert_eq!(of(&quarantine, "d", 35), (72, 74));
+    // A ledger that has begun anew counts none of it.
+    sink.rewound(Position(5), &Ledger { epoch: 1, ..Ledger::default() }).unwrap();
+    assert_eq!(of(&quarantine, "d", 25), (0, 0));
 }
 
 #[test]

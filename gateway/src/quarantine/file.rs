@@ -1,6 +1,6 @@
 //! The tables of `quarantine.db`, version 1, and the statements on them.
 
-use super::{Entry, Filter, Known, QuarantineError, entry::checksum};
+use super::{Entry, Filter, Known, QuarantineError, entry::checksum, of_device};
 use crate::record::{Dropped, Moves, Position};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, params, types::ValueRef};
 use std::{collections::BTreeMap, path::Path, time::Duration};
@@ -77,6 +77,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, QuarantineError> {
         };
         make(&mut connection).map_err(sql)?;
     }
+    connection.execute_batch(of_device::SCHEMA).map_err(sql)?;
     connection.execute_batch(TOTALS).map_err(sql)?;
     Ok(connection)
 }
@@ -195,6 +196,8 @@ pub(super) fn leave(
         let mut add = connection.prepare_cached(sql)?;
         let epoch = signed(entry.epoch);
         add.execute(params![entry.sink, epoch, stored, unsupported, full, operator])?;
+        let of = (&*entry.sink, &*entry.realm, &*entry.device);
+        of_device::add_moved(connection, of, to.dropped)?;
     }
     Ok(true)
 }

@@ -16,18 +16,20 @@
 mod disk_tests;
 mod entry;
 mod file;
+mod of_device;
 mod of_sink;
 mod taken_over;
 #[cfg(test)]
 mod tests;
 
 pub use entry::Entry;
+pub use of_device::OfDevice;
 pub use of_sink::OfSink;
 pub use taken_over::take_over;
 
 use crate::{
     metrics::QuarantineMetrics,
-    record::{Dropped, Identity, Moves, Position},
+    record::{Dropped, Moves, Position},
 };
 use rusqlite::{Connection, Transaction, params};
 use std::{
@@ -35,7 +37,6 @@ use std::{
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
-use uuid::Uuid;
 
 /// Most entries that one call gives.
 pub const MAX_PAGE: u32 = 1_000;
@@ -115,8 +116,8 @@ pub struct Filter {
 pub struct Sent {
     /// The destination has them.
     pub stored: Vec<i64>,
-    /// So many of those it cannot hold at all.
-    pub unsupported: u64,
+    /// It cannot hold them at all.
+    pub unsupported: Vec<i64>,
     /// Refused again, with the new words.
     pub refused: Vec<(i64, String)>,
 }
@@ -230,16 +231,12 @@ impl Quarantine {
     /// SQLite's; nothing has changed then, and sending them once more changes nothing either.
     pub fn sent(&self, sent: &Sent) -> Result<(), QuarantineError> {
         self.change(|transaction| {
-            let mut unsupported = sent.unsupported;
+            let unheld = Dropped { unsupported: 1, ..Dropped::default() };
+            for &id in &sent.unsupported {
+                self.leave(transaction, id, Moves { stored: 0, dropped: unheld })?;
+            }
             for &id in &sent.stored {
-                let moves = if unsupported > 0 {
-                    unsupported -= 1;
-                    let dropped = Dropped { unsupported: 1, ..Dropped::default() };
-                    Moves { stored: 0, dropped }
-                } else {
-                    Moves { stored: 1, dropped: Dropped::default() }
-                };
-                self.leave(transaction, id, moves)?;
+                self.leave(transaction, id, Moves { stored: 1, dropped: Dropped::default() })?;
             }
             let sql = "UPDATE entry SET reason = ?2 WHERE id = ?1";
             for (id, reason) in &sent.refused {
@@ -271,28 +268,6 @@ impl Quarantine {
     /// Removes a settled entry and counts where it went; false if there is none.
     fn leave(&self, tx: &Transaction<'_>, id: i64, to: Moves) -> rusqlite::Result<bool> {
         file::leave(tx, id, to, |entry| self.is_settled(entry))
-    }
-
-    /// How many readings of a device a sink's ledger counts here, from the records of this log up to
-    /// where the sink stood.
-    ///
-    /// # Errors
-    /// SQLite's.
-    pub fn of_device(
-        &self,
-        Identity { realm, device }: &Identity,
-        log: Uuid,
-        (sink, passed): (&str, Position),
-    ) -> Result<u64, QuarantineError> {
-        let find = |connection: &Connection| {
-            let sql = "SELECT count(*) FROM entry WHERE device = ?1 AND realm = ?2 AND sink = ?3
-                       AND log = ?4 AND position <= ?5 AND counted = 1";
-            let mut statement = connection.prepare_cached(sql)?;
-            let (log, passed) = (log.to_string(), file::signed(passed.0));
-            let parameters = params![&**device, &**realm, sink, log, passed];
-            statement.query_row(parameters, |row| file::count(row, 0))
-        };
-        find(&self.connection()).map_err(|e| self.error(e))
     }
 
     fn error(&self, source: rusqlite::Error) -> QuarantineError {

@@ -1,9 +1,11 @@
 //! The part of the quarantine that one forwarder fills.
 
-use super::{Filter, MAX_PAGE, Quarantine, QuarantineError, WhenFull, entry::checksum, file};
+use super::{
+    Filter, MAX_PAGE, Quarantine, QuarantineError, WhenFull, entry::checksum, file, of_device,
+};
 use crate::{
     forward::{Rejected, RejectedHandler},
-    record::{Dropped, Ledger, Moves, Position},
+    record::{Dropped, GivenUp, Identity, Ledger, Moves, Position},
 };
 use rusqlite::{Transaction, params};
 use std::{
@@ -51,19 +53,29 @@ impl OfSink {
             epoch: AtomicU64::new(ledger.epoch),
             is_unsettled: AtomicBool::new(false),
         };
-        of.settle(position, ledger)?;
+        of.settle(position, ledger, false)?;
         Ok(of)
     }
 
     /// Lets what is there fit the sink's ledger and cursor.
-    fn settle(&self, position: Position, ledger: &Ledger) -> Result<(), QuarantineError> {
+    fn settle(
+        &self,
+        position: Position,
+        ledger: &Ledger,
+        begins_anew: bool,
+    ) -> Result<(), QuarantineError> {
         let (sink, log, epoch) = (&*self.sink, &*self.log, file::signed(ledger.epoch));
         let lacking = self.quarantine.change(|tx| {
             // Of an epoch or a log that is over.
             let sql = "UPDATE entry SET counted = 0
                        WHERE sink = ?1 AND counted = 1 AND (epoch <> ?2 OR log <> ?3)";
             tx.execute(sql, params![sink, epoch, log])?;
-            tx.execute("DELETE FROM move WHERE sink = ?1 AND epoch <> ?2", params![sink, epoch])?;
+            let sql = "DELETE FROM move WHERE sink = ?1 AND epoch <> ?2";
+            tx.execute(sql, params![sink, epoch])?;
+            if begins_anew {
+                of_device::begin_anew(tx, sink)?;
+            }
+            of_device::settle(tx, sink, position, ledger)?;
             if ledger.quarantined > 0 {
                 retract(tx, (log, sink), position)?;
             }
@@ -74,6 +86,7 @@ impl OfSink {
                 // The ledger has begun anew without a new epoch: its cursor was removed.
                 tx.execute("UPDATE entry SET counted = 0 WHERE sink = ?1", [sink])?;
                 tx.execute("DELETE FROM move WHERE sink = ?1", [sink])?;
+                of_device::begin_anew(tx, sink)?;
                 return Ok(ledger.quarantined);
             }
             Ok(ledger.quarantined - known)
@@ -161,6 +174,8 @@ impl RejectedHandler for OfSink {
         let needed = rejected.iter().map(|of| self.size(of)).sum();
         let lacking = self.quarantine.change(|transaction| {
             retract(transaction, (&self.log, &self.sink), passed)?;
+            of_device::retract(transaction, &self.sink, passed)?;
+            of_device::fold(transaction, &self.sink, passed)?;
             let mut room = self.make_room(transaction, needed)?;
             if room < needed && self.quarantine.options.when_full == WhenFull::Hold {
                 // Nothing of the batch is kept, and the retraction does not matter.
@@ -175,6 +190,12 @@ impl RejectedHandler for OfSink {
                 }
                 room -= size;
                 first = at;
+            }
+            for of in &rejected[..first] {
+                let identity = Identity::new(&of.realm, &of.device);
+                let dropped = Dropped { quarantine_full: 1, ..Dropped::default() };
+                let of_reading = GivenUp { identity, dropped };
+                of_device::put(transaction, &self.sink, of.position, &of_reading)?;
             }
             for of in &rejected[first..] {
                 self.put(transaction, of, kept_ns)?;
@@ -191,6 +212,23 @@ impl RejectedHandler for OfSink {
         }
     }
 
+    fn give_up(&self, last: Position, given_up: &[GivenUp]) -> io::Result<()> {
+        if given_up.is_empty() {
+            return Ok(());
+        }
+        // What an attempt before has left was retracted when this one's refusals were kept.
+        let is_settled = !self.is_unsettled.swap(true, Ordering::AcqRel);
+        let passed = self.quarantine.known(&self.sink).passed.unwrap_or_default();
+        let done = self.quarantine.change(|transaction| {
+            if is_settled {
+                of_device::retract(transaction, &self.sink, passed)?;
+            }
+            of_device::fold(transaction, &self.sink, passed)?;
+            given_up.iter().try_for_each(|of| of_device::put(transaction, &self.sink, last, of))
+        });
+        done.map_err(io::Error::other)
+    }
+
     fn passed(&self, position: Position) {
         self.quarantine.stands_at(&self.sink, position);
         self.is_unsettled.store(false, Ordering::Release);
@@ -201,7 +239,7 @@ impl RejectedHandler for OfSink {
     }
 
     fn rewound(&self, position: Position, ledger: &Ledger) -> io::Result<()> {
-        self.settle(position, ledger).map_err(io::Error::other)
+        self.settle(position, ledger, true).map_err(io::Error::other)
     }
 }
 

@@ -107,7 +107,7 @@ fn what_leaves_is_counted_where_it_went_and_never_twice() {
     let entries = quarantine.list(&Filter::default(), 10).unwrap();
     let sent = Sent {
         stored: vec![entries[0].id],
-        unsupported: 0,
+        unsupported: Vec::new(),
         refused: vec![(entries[1].id, "again".to_owned())],
     };
     quarantine.sent(&sent).unwrap();

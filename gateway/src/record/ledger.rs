@@ -1,5 +1,7 @@
 //! Where the readings of a log went, as one sink counts them.
 
+use super::Identity;
+
 /// Accepted readings that a sink does not hold, by reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
@@ -38,6 +40,15 @@ impl Dropped {
         self.quarantine_full += other.quarantine_full;
         self.operator += other.operator;
     }
+}
+
+/// Readings of one device that a sink does not get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenUp {
+    /// Whose.
+    pub identity: Identity,
+    /// How many, by reason.
+    pub dropped: Dropped,
 }
 
 /// Where readings went that left the quarantine of a sink. They stand in the quarantine's own

@@ -17,6 +17,6 @@ pub use envelope::{
 };
 pub use identity::Identity;
 pub use kind::{FieldKind, coerce};
-pub use ledger::{Dropped, Ledger, Moves};
+pub use ledger::{Dropped, GivenUp, Ledger, Moves};
 pub use point::{Point, PointId, Points, Value, time_ns, value};
 pub use position::Position;

@@ -9,7 +9,7 @@ pub mod mqtt;
 pub mod store;
 
 use crate::record::{
-    Dropped, Envelope, EnvelopeError, FieldKind, Ledger, Point, PointId, Points, Position,
+    Dropped, Envelope, EnvelopeError, FieldKind, GivenUp, Ledger, Point, PointId, Points, Position,
 };
 use bytes::Bytes;
 use std::time::Duration;
@@ -41,6 +41,8 @@ pub struct Batch {
     pub accepted_total: u64,
     /// Accepted readings between the batch before and `last` that are not in `records`.
     pub dropped: Dropped,
+    /// Whose these were, as far as that is known.
+    pub given_up: std::sync::Arc<[GivenUp]>,
 }
 
 impl Batch {
@@ -112,14 +114,14 @@ pub enum SinkError {
     /// These points are not at the destination and never will be; all others of the batch are.
     /// Not for a destination that keeps its own cursor.
     #[error(
-        "{} points refused, the first: {}; {unsupported} that it cannot hold",
-        points.len(), points.first().map_or("", |p| &p.reason)
+        "{} points refused, the first: {}; of {} records some that it cannot hold",
+        points.len(), points.first().map_or("", |p| &p.reason), unsupported.len()
     )]
     Reject {
         /// Which it refused, and why.
         points: Vec<RejectedPoint>,
-        /// How many besides it cannot hold; they are counted as dropped.
-        unsupported: u64,
+        /// How many besides it cannot hold, by record; they are counted as dropped.
+        unsupported: Vec<(Position, u64)>,
     },
     /// A record does not decode as it did when it was accepted; nothing of the batch is stored.
     #[error("{0}")]

@@ -1,10 +1,11 @@
 //! The ledger of one device, when it is asked for.
 //!
 //! What the log has accepted of a device is counted by the committer. What of that a sink still has
-//! to get is in the records behind its cursor, which are walked; what it refused is in the
-//! quarantine. The rest is stored, unless the sink has dropped something in this epoch: whose that
-//! was is not kept, so that the rest is then stored or dropped. A figure that is not known is null
-//! in the answer, with the reason beside it.
+//! to get is in the records behind its cursor, which are walked; what it refused and what it dropped
+//! is in the quarantine's file, or in the embedded store's. The rest is stored. Where what is known
+//! of all devices is less than the sink has dropped (of damaged records nobody knows whose they
+//! were), the rest is stored or dropped. A figure that is not known is null in the answer, with the
+//! reason beside it.
 
 use super::Sinks;
 use crate::{
@@ -13,10 +14,11 @@ use crate::{
     ingest::{Counted, Request},
     log::{self, ReadError},
     quarantine::Quarantine,
-    record::{Envelope, Identity, Ledger, Position},
+    record::{Dropped, Envelope, Identity, Ledger, Position},
+    sink::store,
 };
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     task,
@@ -29,6 +31,8 @@ const MAX_BYTES: u64 = 256 << 20;
 const MAX_WALKS: usize = 1;
 /// How often it is begun again because a sink was rewound, or records were deleted, meanwhile.
 const ATTEMPTS: usize = 5;
+/// How often a sink is looked at until its cursor stands still meanwhile.
+const LOOKS: usize = 50;
 
 impl Sinks {
     /// What operators ask about a device. Does not keep the committer from ending.
@@ -37,9 +41,10 @@ impl Sinks {
         log: &log::Shared,
         committer: mpsc::WeakSender<Request>,
     ) -> DeviceLedgerSource {
-        let handles = self.opened.iter().map(|sink| sink.handle.clone()).collect();
+        let sinks = self.opened.iter();
+        let sinks = sinks.map(|sink| (sink.handle.clone(), sink.store.clone())).collect();
         let quarantine = Arc::clone(&self.quarantine);
-        let books = Arc::new(Books { handles, quarantine, log: log.clone(), committer });
+        let books = Arc::new(Books { sinks, quarantine, log: log.clone(), committer });
         let walks = Arc::new(Semaphore::new(MAX_WALKS));
         Arc::new(move |realm, device| {
             let (books, walks) = (Arc::clone(&books), Arc::clone(&walks));
@@ -59,7 +64,8 @@ impl Sinks {
 
 /// Where to look.
 struct Books {
-    handles: Vec<Handle>,
+    /// Each with the file of an embedded store.
+    sinks: Vec<(Handle, Option<PathBuf>)>,
     quarantine: Arc<Quarantine>,
     log: log::Shared,
     committer: mpsc::WeakSender<Request>,
@@ -69,6 +75,10 @@ struct Books {
 struct Mark {
     position: Position,
     ledger: Ledger,
+    quarantined: u64,
+    dropped: Dropped,
+    /// Whose everything was that it has dropped is known.
+    is_sure: bool,
     /// The walk begins before its ledger does.
     is_covered: bool,
 }
@@ -85,16 +95,48 @@ struct Walked {
 
 /// `None` if it has to be begun again.
 async fn look(books: &Arc<Books>, identity: &Identity) -> Result<Option<Value>, String> {
-    let mark = |handle: &Handle| {
-        let (position, ledger) = (*handle.committed.borrow(), *handle.ledger.borrow());
-        Mark { position, ledger, is_covered: false }
-    };
     // Before the log is counted: what comes meanwhile is pending, not gone.
-    let marks: Vec<Mark> = books.handles.iter().map(mark).collect();
+    let (of, device) = (Arc::clone(books), identity.clone());
+    let marks = task::spawn_blocking(move || {
+        let marks = of.sinks.iter().map(|sink| mark(&of, sink, &device));
+        marks.collect::<Result<Vec<_>, String>>()
+    });
+    let marks = marks.await.map_err(|error| error.to_string())??;
+    let Some(marks) = marks.into_iter().collect() else { return Ok(None) };
     let counted = count(books, identity).await?;
     let (books, identity) = (Arc::clone(books), identity.clone());
     let looked = task::spawn_blocking(move || walk_and_sum(&books, &identity, marks, &counted));
     looked.await.map_err(|error| error.to_string())?
+}
+
+/// What a sink has of a device where it stands; `None` if that did not stand still.
+fn mark(
+    books: &Books,
+    (handle, store): &(Handle, Option<PathBuf>),
+    identity: &Identity,
+) -> Result<Option<Mark>, String> {
+    let is_covered = false;
+    if let Some(store) = store {
+        let of = store::of_device(store, identity).map_err(|error| error.to_string())?;
+        return Ok(of.map(|(position, ledger, dropped, of_all)| {
+            let is_sure = of_all == ledger.dropped.total();
+            Mark { position, ledger, quarantined: 0, dropped, is_sure, is_covered }
+        }));
+    }
+    for _ in 0..LOOKS {
+        let stands = || (*handle.committed.borrow(), *handle.ledger.borrow());
+        let (position, ledger) = stands();
+        let at = (&*handle.name, ledger.epoch, position);
+        let of = books.quarantine.of_device(identity, books.log.uuid(), at);
+        let of = of.map_err(|error| error.to_string())?;
+        if stands() == (position, ledger) {
+            let ledger = of.moves.applied(ledger);
+            let is_sure = of.dropped_of_all == ledger.dropped.total();
+            let (quarantined, dropped) = (of.quarantined, of.dropped);
+            return Ok(Some(Mark { position, ledger, quarantined, dropped, is_sure, is_covered }));
+        }
+    }
+    Ok(None)
 }
 
 async fn count(books: &Books, identity: &Identity) -> Result<Counted, String> {
@@ -122,14 +164,9 @@ fn walk_and_sum(
     let is_whole = is_known && counted.others == 0;
     let count = count.unwrap_or_default();
     let mut sinks = Vec::new();
-    for (at, (handle, mark)) in books.handles.iter().zip(&marks).enumerate() {
-        let at_cursor = (handle.name.as_ref(), mark.position);
-        let quarantined = books.quarantine.of_device(identity, books.log.uuid(), at_cursor);
-        let quarantined = quarantined.map_err(|error| error.to_string())?;
-        // Last: what was dropped until now is at least what was dropped until its mark.
-        let moves = books.quarantine.known(&handle.name).moves;
-        let now = moves.applied(*handle.ledger.borrow());
-        if now.epoch != mark.ledger.epoch || *handle.committed.borrow() < mark.position {
+    for (at, ((handle, _), mark)) in books.sinks.iter().zip(&marks).enumerate() {
+        let is_rewound = handle.ledger.borrow().epoch > mark.ledger.epoch;
+        if is_rewound {
             return Ok(None);
         }
         let accepted = match mark.ledger.base {
@@ -137,9 +174,8 @@ fn walk_and_sum(
             Some(0) if is_whole => Some(count.accepted),
             Some(_) => mark.is_covered.then_some(walked.since[at]),
         };
-        let known = (quarantined, walked.pending[at]);
-        let is_sure = now.dropped.total() == 0 && walked.unreadable == 0;
-        sinks.push(of_sink(handle, now.epoch, accepted, known, is_sure));
+        let is_sure = mark.is_sure && walked.unreadable == 0;
+        sinks.push(of_sink(handle, mark, accepted, walked.pending[at], is_sure));
     }
     Ok(Some(json!({
         "realm": &*identity.realm, "device": &*identity.device, "to_record": counted.upto.0,
@@ -153,22 +189,24 @@ fn walk_and_sum(
 
 fn of_sink(
     handle: &Handle,
-    epoch: u64,
+    mark: &Mark,
     accepted: Option<u64>,
-    (quarantined, pending): (u64, u64),
+    pending: u64,
     is_sure: bool,
 ) -> Value {
+    let (quarantined, dropped) = (mark.quarantined, mark.dropped);
     let rest = accepted.map(|of| i128::from(of) - i128::from(quarantined) - i128::from(pending));
+    let stored = rest.map(|rest| rest - i128::from(dropped.total()));
     let why = match (rest, is_sure) {
         (None, _) => Some("what it was given in this epoch is not known by device"),
-        (_, false) => Some("the sink has dropped readings, whose they were is not kept"),
+        (_, false) => Some("the sink has dropped readings of which nobody knows whose they were"),
         _ => None,
     };
     json!({
-        "name": &*handle.name, "epoch": epoch, "accepted": accepted, "pending": pending,
-        "quarantined": quarantined, "stored_or_dropped": rest,
-        "stored": rest.filter(|_| is_sure), "dropped": is_sure.then_some(0),
-        "why_null": why, "balanced": rest.is_none_or(|rest| rest >= 0),
+        "name": &*handle.name, "epoch": mark.ledger.epoch, "accepted": accepted,
+        "pending": pending, "quarantined": quarantined, "stored_or_dropped": rest,
+        "stored": stored.filter(|_| is_sure), "dropped": is_sure.then_some(dropped),
+        "why_null": why, "balanced": stored.is_none_or(|stored| stored >= 0),
     })
 }
 

@@ -158,9 +158,9 @@ async fn send_page(
         let answer = again(batch(&entries, first)).await;
         let sent = outcome(&entries, first, answer)
             .with_context(|| format!("the sink {name:?} does not take readings now"))?;
-        stored += (sent.stored.len() as u64).saturating_sub(sent.unsupported);
+        stored += sent.stored.len();
         refused += sent.refused.len();
-        unsupported += sent.unsupported;
+        unsupported += sent.unsupported.len();
         let of = Arc::clone(quarantine);
         task::spawn_blocking(move || of.sent(&sent)).await??;
     }
@@ -185,21 +185,25 @@ fn batch(entries: &[Entry], first: u64) -> Batch {
         readings,
         accepted_total: 0,
         dropped: Dropped::default(),
+        given_up: Arc::default(),
     }
 }
 
 fn outcome(entries: &[Entry], first: u64, answer: Result<(), SinkError>) -> anyhow::Result<Sent> {
     let (points, unsupported) = match answer {
-        Ok(()) => (Vec::new(), 0),
+        Ok(()) => (Vec::new(), Vec::new()),
         Err(SinkError::Reject { points, unsupported }) => (points, unsupported),
         Err(error) => return Err(anyhow!("{error}")),
     };
     let mut reasons: BTreeMap<u64, String> =
         points.into_iter().map(|point| (point.id.position.0, point.reason)).collect();
-    let mut sent = Sent { unsupported, ..Sent::default() };
+    let unsupported: BTreeMap<u64, u64> =
+        unsupported.into_iter().map(|(position, of)| (position.0, of)).collect();
+    let mut sent = Sent::default();
     for (position, entry) in (first..).zip(entries) {
         match reasons.remove(&position) {
             Some(reason) => sent.refused.push((entry.id, reason)),
+            None if unsupported.contains_key(&position) => sent.unsupported.push(entry.id),
             None => sent.stored.push(entry.id),
         }
     }

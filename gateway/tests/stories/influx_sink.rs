@@ -68,6 +68,7 @@ pub(crate) fn batch(values: &[(i64, RawValue<'_>)]) -> Batch {
         readings: count.into(),
         accepted_total: count.into(),
         dropped: Dropped::default(),
+        given_up: std::sync::Arc::default(),
     }
 }
 
@@ -138,7 +139,7 @@ async fn lines_that_influxdb_3_names_are_refused_with_its_words_and_the_rest_is_
     let error = sink.write(batch(&values)).await.unwrap_err();
     let SinkError::Reject { points, unsupported } = error else { panic!("{error}") };
     let refused: Vec<u32> = points.iter().map(|point| point.id.index).collect();
-    assert_eq!((refused, unsupported), (vec![17, 90, 199], 0));
+    assert_eq!((refused, unsupported), (vec![17, 90, 199], Vec::new()));
     for point in &points {
         let words = format!(
             "invalid column type for column 'x' in {}",
@@ -178,7 +179,7 @@ async fn good_points_go_in_their_order_at_last_and_the_newer_of_two_equal_ones_w
     let error = sink.write(batch(&values)).await.unwrap_err();
     let SinkError::Reject { points, unsupported } = error else { panic!("{error}") };
     let refused: Vec<u32> = points.iter().map(|point| point.id.index).collect();
-    assert_eq!((refused, unsupported), (vec![2, 5], 0));
+    assert_eq!((refused, unsupported), (vec![2, 5], Vec::new()));
     let last = String::from_utf8(store.seen().pop().unwrap().body).unwrap();
     let line = |value: &str, time: u64| format!("m,device=d x={value} {time}\n");
     let expected = [("2.0", 1), ("\"t\"", 1), ("\"t\"", 2), ("2.0", 2), ("2.0", 9)];

@@ -26,6 +26,10 @@ async fn a_sink_that_is_away_can_be_told_to_give_up() {
     let ledger = *handle.ledger.borrow();
     assert_eq!((ledger.stored, ledger.dropped.total()), (48, 15));
     assert!(balanced(&ledger), "{ledger:?}");
+    // Of the damaged record nobody knows whose it was.
+    let kept = rig.kept.given_up.lock().unwrap();
+    let skipped: Vec<_> = kept.iter().map(|(at, of)| (at.0, of.dropped.skipped)).collect();
+    assert_eq!(skipped, [(2, 3), (4, 8)]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -235,13 +235,13 @@ impl InfluxDb {
 
 impl Sink for InfluxDb {
     async fn write(&self, batch: Batch) -> Result<(), SinkError> {
-        let (mut points, mut unsupported) = (Vec::new(), 0);
+        let (mut points, mut unsupported) = (Vec::new(), Vec::new());
         self.refused().retain(|id, _| (batch.first..=batch.last).contains(&id.position));
         let mut from = 0;
         while from < batch.records.len() {
             let window = self.window(&batch, from).await?;
             from = window.next;
-            unsupported += window.unsupported;
+            unsupported.extend(window.unsupported);
             let lanes = window.lanes.into_iter().map(|chunks| self.lane(chunks));
             // All of them to their end: what is under way is not cut off because another failed.
             let mut failed = None;
@@ -255,7 +255,7 @@ impl Sink for InfluxDb {
                 return Err(error);
             }
         }
-        if points.is_empty() && unsupported == 0 {
+        if points.is_empty() && unsupported.is_empty() {
             return Ok(());
         }
         self.tell_kinds(&batch, &points);

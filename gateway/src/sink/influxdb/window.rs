@@ -1,7 +1,7 @@
 //! Records into the bodies of requests: by device into lanes, by bucket and size into chunks.
 
 use crate::{
-    record::{EnvelopeError, PointId, Points},
+    record::{EnvelopeError, PointId, Points, Position},
     sink::{
         Batch,
         line_protocol::{Dialect, Encoded, LineEncoder},
@@ -43,7 +43,7 @@ pub(super) struct Window {
     /// Requests that may be under way at once; each has its chunks in order.
     pub(super) lanes: Vec<Vec<Chunk>>,
     /// Readings of which the store can hold nothing.
-    pub(super) unsupported: u64,
+    pub(super) unsupported: Vec<(Position, u64)>,
     /// The first record behind it.
     pub(super) next: usize,
 }
@@ -80,7 +80,7 @@ impl Encoder {
         let worth = usize::try_from(batch.readings / LANE_READINGS).unwrap_or(lanes);
         let count = worth.clamp(1, lanes);
         let mut lanes: Vec<Lane> = (0..count).map(|_| Lane::default()).collect();
-        let (mut bytes, mut unsupported, mut next) = (0, 0, from);
+        let (mut bytes, mut unsupported, mut next) = (0, Vec::new(), from);
         for record in &batch.records[from..] {
             let identity = &record.envelope.identity;
             let bucket = self.bucket(&identity.realm);
@@ -88,6 +88,7 @@ impl Encoder {
             let lane = &mut lanes[usize::try_from(at).unwrap_or(0)];
             let encoder = &mut self.lines;
             let (position, envelope) = (record.position, &record.envelope);
+            let mut of_record = 0;
             self.points.for_each(position, envelope, &record.payload, |point| {
                 let open = lane.chunk(&bucket);
                 let before = open.body.len();
@@ -96,9 +97,12 @@ impl Encoder {
                         bytes += open.body.len() - before;
                         open.points.push((point.id, open.body.len()));
                     }
-                    Encoded::Unsupported => unsupported += 1,
+                    Encoded::Unsupported => of_record += 1,
                 }
             })?;
+            if of_record > 0 {
+                unsupported.push((position, of_record));
+            }
             next += 1;
             if bytes >= WINDOW_BYTES {
                 break;

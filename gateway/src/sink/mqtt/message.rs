@@ -37,6 +37,7 @@ pub(super) struct RecordEnd {
     pub(super) position: Position,
     pub(super) messages: usize,
     pub(super) too_large: usize,
+    /// Readings of this record that the payload cannot say.
     pub(super) unsupported: u64,
 }
 
@@ -81,10 +82,11 @@ impl Encoder {
     ) -> Result<Window, EnvelopeError> {
         let mut window = Window::default();
         let mut points = std::mem::take(&mut self.points);
-        let (mut bytes, mut unsupported) = (0, 0);
+        let mut bytes = 0;
         let mut failed = None;
         for record in &batch.records[from..] {
             let mut groups = Groups::default();
+            let mut unsupported = 0;
             let walked =
                 points.for_each(record.position, &record.envelope, &record.payload, |point| {
                     match self.encode(point) {

@@ -50,6 +50,7 @@ fn batch(records: Vec<Record>) -> Batch {
         records: records.into(),
         accepted_total: 0,
         dropped: Dropped::default(),
+        given_up: std::sync::Arc::default(),
     }
 }
 

@@ -92,7 +92,7 @@ struct Progress {
     done: Position,
     /// Of those records.
     rejected: Vec<RejectedPoint>,
-    unsupported: u64,
+    unsupported: Vec<(Position, u64)>,
     /// Messages that are refused, by their first point.
     refused: HashMap<PointId, Refused>,
     /// The broker has closed because of some message: one at a time shows which.
@@ -201,9 +201,11 @@ impl Mqtt {
         let progress = &mut state.progress;
         progress.refused.extend(published.refused);
         let answered = |end: &&message::RecordEnd| end.messages <= published.answered;
+        for end in window.ends.iter().take_while(answered).filter(|end| end.unsupported > 0) {
+            progress.unsupported.push((end.position, end.unsupported));
+        }
         if let Some(end) = window.ends.iter().take_while(answered).last() {
             progress.done = end.position;
-            progress.unsupported += end.unsupported;
             progress.rejected.extend(window.too_large[..end.too_large].iter().cloned());
             for message in &window.messages[..end.messages] {
                 if let Some(refused) = progress.refused.remove(&message.points[0]) {
@@ -251,7 +253,7 @@ impl Sink for Mqtt {
                     state.idle = Some(Idle::keep(connection));
                     let progress = std::mem::take(&mut state.progress);
                     let (points, unsupported) = (progress.rejected, progress.unsupported);
-                    match points.is_empty() && unsupported == 0 {
+                    match points.is_empty() && unsupported.is_empty() {
                         true => Ok(()),
                         false => Err(SinkError::Reject { points, unsupported }),
                     }

@@ -26,7 +26,7 @@ pub use super::LogRange;
 use super::{Batch, Sink, SinkError};
 use crate::{
     metrics::StoreMetrics,
-    record::{Ledger, Position},
+    record::{Dropped, Identity, Ledger, Position},
 };
 use rusqlite::ErrorCode;
 use std::{
@@ -194,6 +194,25 @@ pub fn standing(path: &Path) -> Result<Option<(StoredCursor, Ledger)>, OpenError
     let state = schema::State::load(&connection)
         .map_err(|source| OpenError::Sqlite { path: path.to_owned(), source })?;
     Ok(state.map(|state| (state.cursor(), state.ledger)))
+}
+
+/// How far a store has come, its ledger there, and what of it was dropped of a device and of all
+/// devices together: of one moment.
+///
+/// # Errors
+/// As [`stored_cursor`].
+pub fn of_device(
+    path: &Path,
+    identity: &Identity,
+) -> Result<Option<(Position, Ledger, Dropped, u64)>, OpenError> {
+    let mut connection = schema::open_read_only(path)?;
+    let mut look = || {
+        let transaction = connection.transaction()?;
+        let Some(state) = schema::State::load(&transaction)? else { return Ok(None) };
+        let (dropped, all) = schema::given_up(&transaction, identity)?;
+        Ok(Some((state.position, state.ledger, dropped, all)))
+    };
+    look().map_err(|source| OpenError::Sqlite { path: path.to_owned(), source })
 }
 
 /// Lets a store that nobody has open go on behind `position` of the log, with this ledger; makes

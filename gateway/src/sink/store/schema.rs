@@ -1,7 +1,7 @@
 //! The tables, their version, and opening the file.
 
 use super::{OpenError, OpenError as E, StoredCursor};
-use crate::record::{Dropped, Ledger, Position};
+use crate::record::{Dropped, GivenUp, Identity, Ledger, Position};
 use rusqlite::{
     Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params,
 };
@@ -113,11 +113,75 @@ CREATE TABLE IF NOT EXISTS epoch (
 ) STRICT;
 ";
 
+/// Readings that are not stored, by device, in this epoch of the ledger. Made when it is first
+/// needed, like the table of epochs.
+const GIVEN_UP: &str = "
+CREATE TABLE IF NOT EXISTS given_up (
+    realm   TEXT NOT NULL,
+    device  TEXT NOT NULL,
+    damaged INTEGER NOT NULL,
+    skipped INTEGER NOT NULL,
+    expired INTEGER NOT NULL,
+    PRIMARY KEY (realm, device)
+) STRICT, WITHOUT ROWID;
+";
+
+/// Adds what is not stored of a device.
+pub(super) fn give_up(
+    connection: &Connection,
+    GivenUp { identity, dropped }: &GivenUp,
+) -> Result<(), rusqlite::Error> {
+    if !has_table(connection, "given_up")? {
+        connection.execute_batch(GIVEN_UP)?;
+    }
+    let sql = "INSERT INTO given_up VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET
+               damaged = damaged + ?3, skipped = skipped + ?4, expired = expired + ?5";
+    let [damaged, skipped, expired] =
+        [dropped.damaged, dropped.skipped, dropped.expired].map(signed);
+    connection.prepare_cached(sql)?.execute(params![
+        &*identity.realm,
+        &*identity.device,
+        damaged,
+        skipped,
+        expired
+    ])?;
+    Ok(())
+}
+
+/// What is not stored of a device, and of all together.
+pub(super) fn given_up(
+    connection: &Connection,
+    identity: &Identity,
+) -> Result<(Dropped, u64), rusqlite::Error> {
+    if !has_table(connection, "given_up")? {
+        return Ok((Dropped::default(), 0));
+    }
+    let sql = "SELECT damaged, skipped, expired FROM given_up WHERE realm = ?1 AND device = ?2";
+    let row = |row: &rusqlite::Row<'_>| {
+        let count = |index| row.get::<_, i64>(index).map(unsigned);
+        let (damaged, skipped, expired) = (count(0)?, count(1)?, count(2)?);
+        Ok(Dropped { damaged, skipped, expired, ..Dropped::default() })
+    };
+    let of = (&*identity.realm, &*identity.device);
+    let dropped = connection.query_row(sql, of, row).optional()?.unwrap_or_default();
+    let sql = "SELECT coalesce(sum(damaged + skipped + expired), 0) FROM given_up";
+    let all = connection.query_row(sql, [], |row| row.get(0))?;
+    Ok((dropped, unsigned(all)))
+}
+
+fn has_table(connection: &Connection, name: &str) -> Result<bool, rusqlite::Error> {
+    let sql = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1";
+    Ok(connection.query_row(sql, [name], |row| row.get::<_, i64>(0))? > 0)
+}
+
 /// Makes a cursor and ledger durable that do not follow from those before.
 pub(super) fn place(connection: &Connection, state: &State) -> Result<(), rusqlite::Error> {
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
     state.save(&transaction)?;
     let State { position, ledger, .. } = state;
+    if has_table(&transaction, "given_up")? {
+        transaction.execute("DELETE FROM given_up", [])?;
+    }
     if ledger.epoch > 0 {
         transaction.execute_batch(EPOCHS)?;
         transaction.execute(
@@ -129,8 +193,7 @@ pub(super) fn place(connection: &Connection, state: &State) -> Result<(), rusqli
 }
 
 fn epoch(connection: &Connection) -> Result<u64, rusqlite::Error> {
-    let sql = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'epoch'";
-    if connection.query_row(sql, [], |row| row.get::<_, i64>(0))? == 0 {
+    if !has_table(connection, "epoch")? {
         return Ok(0);
     }
     let sql = "SELECT coalesce(max(number), 0) FROM epoch";

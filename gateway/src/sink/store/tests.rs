@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     metrics::Registry,
-    record::{Codec, Dropped, Envelope, Identity, Source},
+    record::{Codec, Envelope, GivenUp, Source},
     sink::Record,
 };
 use proto::{BatchEncoder, DeviceMessage, Limits, RawValue, TimeUnit};
@@ -63,6 +63,7 @@ fn batch(first: u64, total_before: u64, records: Vec<Record>) -> Batch {
         readings,
         accepted_total: total_before + readings,
         dropped: Dropped::default(),
+        given_up: std::sync::Arc::default(),
     }
 }
 
@@ -248,7 +249,13 @@ async fn what_the_batch_dropped_is_in_the_ledger() {
     batch.dropped.damaged = 7;
     batch.dropped.skipped = 2;
     batch.accepted_total = 50;
+    let identity = Identity::new("default", "d1");
+    let dropped = Dropped { skipped: 2, ..Dropped::default() };
+    batch.given_up = [GivenUp { identity: identity.clone(), dropped }].into();
     store.write(batch.clone()).await.unwrap();
+    // Of the damaged ones nobody knows whose they were.
+    let of_device = of_device(&fixture.path(), &identity).unwrap().unwrap();
+    assert_eq!((of_device.2, of_device.3, of_device.1.dropped.total()), (dropped, 2, 9));
     let expected = Ledger {
         base: Some(40),
         accepted_total: 50,

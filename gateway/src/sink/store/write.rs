@@ -7,11 +7,14 @@ use super::{
     series::{Identity, Kind, Series},
 };
 use crate::{
-    record::{Dropped, EnvelopeError, Ledger, Point, Points, Position, Value},
+    record::{self, Dropped, EnvelopeError, GivenUp, Ledger, Point, Points, Position, Value},
     sink::Batch,
 };
 use rusqlite::{Connection, Transaction, TransactionBehavior, params, types::ValueRef};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    collections::BTreeMap,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 /// Integers up to here fit six bytes, shorter than a float.
 const SHORT_INTEGER: f64 = (1_i64 << 47) as f64;
@@ -128,7 +131,15 @@ impl Writer {
     }
 
     fn fill(&mut self, connection: &Connection, batch: &Batch) -> Result<State, WriteError> {
-        let expired = self.collect(connection, batch)?;
+        let late = self.collect(connection, batch)?;
+        let expired = late.values().sum();
+        let expired_of = |(identity, expired)| {
+            let dropped = Dropped { expired, ..Dropped::default() };
+            GivenUp { identity, dropped }
+        };
+        for of in batch.given_up.iter().cloned().chain(late.into_iter().map(expired_of)) {
+            schema::give_up(connection, &of)?;
+        }
         let mut state = self.state.clone();
         let (inserted, overwritten) = self.insert(connection)?;
         self.buckets.flush(connection)?;
@@ -144,17 +155,22 @@ impl Writer {
         Ok(state)
     }
 
-    /// Turns the batch into rows in the order of the table; gives the readings that are too old.
-    fn collect(&mut self, connection: &Connection, batch: &Batch) -> Result<u64, WriteError> {
+    /// Turns the batch into rows in the order of the table; gives the readings that are too old, by
+    /// device.
+    fn collect(
+        &mut self,
+        connection: &Connection,
+        batch: &Batch,
+    ) -> Result<BTreeMap<record::Identity, u64>, WriteError> {
         let Self { series, buckets, points, rows, texts, state, .. } = self;
         rows.clear();
         texts.clear();
         let now = now_ns().div_euclid(1_000_000_000);
-        let mut expired = 0;
+        let mut expired = BTreeMap::new();
         let mut failed = None;
         let mut take = |point: &Point<'_>| -> Result<(), rusqlite::Error> {
             if point.time_ns.div_euclid(HOUR_NS) < state.raw_from_hour {
-                expired += 1;
+                *expired.entry(point.identity.clone()).or_default() += 1;
                 return Ok(());
             }
             let bucket = buckets.place(connection, point.time_ns, now)?;

@@ -93,6 +93,12 @@ async fn old_points_go_their_hours_stay_and_what_comes_later_is_expired() {
     store.write(batch(2, 2, late)).await.unwrap();
     let ledger = store.ledger().unwrap();
     assert_eq!((ledger.stored, ledger.dropped.expired), (2, 1));
+    let of_device = of_device(&fixture.path(), &Identity::new("default", "d")).unwrap().unwrap();
+    assert_eq!((of_device.2, of_device.3), (ledger.dropped, 1));
+    store.rewind(Position(1), Ledger { epoch: 1, ..Ledger::beginning(Some(2)) }).await.unwrap();
+    let (_, _, dropped, of_all) =
+        super::of_device(&fixture.path(), &Identity::new("default", "d")).unwrap().unwrap();
+    assert_eq!((dropped.total(), of_all), (0, 0), "a new epoch");
     assert_eq!(ledger.accepted_total, ledger.stored + ledger.dropped.total());
     assert_eq!(fixture.all().len(), 1);
 }
