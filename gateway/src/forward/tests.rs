@@ -145,6 +145,14 @@ impl MemoryLog {
         log.records.push(Ok(record.into()));
     }
 
+    /// A record of which nothing can be read any more but this, from its first moment on.
+    fn append_damaged(&self, readings: u32, left: Result<Bytes, ()>) {
+        let mut log = self.0.lock().unwrap();
+        log.total += u64::from(readings);
+        log.accepted.store(log.total, Ordering::Relaxed);
+        log.records.push(left);
+    }
+
     fn damage(&self, position: u64) {
         self.0.lock().unwrap().records[usize::try_from(position).unwrap() - 1] = Err(());
     }

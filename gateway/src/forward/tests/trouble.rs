@@ -21,9 +21,9 @@ async fn readings_in_damaged_records_are_counted() {
     assert_eq!(ledger.dropped.damaged, 1_110);
     assert!(balanced(&ledger), "{ledger:?}");
 
-    rig.append(&[7, 70]);
-    rig.log.damage(6);
-    rig.log.0.lock().unwrap().records[6] = Ok(Bytes::from_static(b"\x01 no envelope"));
+    rig.log.append_damaged(7, Err(()));
+    rig.log.append_damaged(70, Ok(Bytes::from_static(b"\x01 no envelope")));
+    rig.append(&[]);
     reach(&handle, 7).await;
     // Only the next readable record shows how many there were.
     rig.append(&[1]);
