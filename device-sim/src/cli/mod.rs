@@ -4,6 +4,7 @@
 
 mod certify;
 mod merge;
+mod play;
 mod replay;
 mod run;
 mod subscribe;

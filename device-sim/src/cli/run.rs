@@ -1,10 +1,11 @@
 //! `device-sim run`: a fleet from flags, from a scenario, or from both.
 
-use super::{CommandError, judge, write_file, write_json};
+use super::play::{PlayArgs, play};
+use super::{CommandError, judge};
 use crate::expect::Expectation;
 use crate::plan::{CLOSED_LOOP_STEP_NS, Mode, Plan, Shard};
 use crate::profile::mix;
-use crate::run::{self, Credentials, Outcome, Report, Show};
+use crate::run::{Outcome, Report};
 use crate::scenario::{Pace, Playable, RawFault, RawPhase, Scenario, fleet};
 use crate::units::Span;
 use anyhow::{Context, Result, ensure};
@@ -17,18 +18,8 @@ const MAX_WAIT: Duration = Duration::from_secs(86_400);
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
-    /// The gateway.
-    #[arg(long, default_value = "wss://localhost:8443/v1/telemetry")]
-    url: String,
-    /// Certificate of the CA that vouches for the gateway (PEM).
-    #[arg(long, value_name = "FILE")]
-    ca: PathBuf,
-    /// The gateway's token key (ES256, PKCS#8 PEM): a token is minted for each device.
-    #[arg(long, value_name = "FILE", required_unless_present = "tokens")]
-    token_key: Option<PathBuf>,
-    /// Tokens that exist already, in lines of `device token`.
-    #[arg(long, value_name = "FILE", conflicts_with = "token_key")]
-    tokens: Option<PathBuf>,
+    #[command(flatten)]
+    play: PlayArgs,
     /// What the fleet does, such as device-sim/scenarios/storm.toml; flags are stronger.
     #[arg(long, value_name = "FILE")]
     scenario: Option<PathBuf>,
@@ -107,96 +98,17 @@ pub(super) struct RunArgs {
     /// Longest wait for acknowledgements after the last batch was due [default: 30s].
     #[arg(long)]
     drain_timeout: Option<Span>,
-    /// Addresses 127.0.0.1, 127.0.0.2, … to connect from [default: one for 20,000 devices].
-    #[arg(long)]
-    source_addresses: Option<u32>,
-    /// Threads that share the devices [default: one for each core].
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
-    threads: Option<u16>,
-    /// Where the report goes (JSON).
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
-    /// Where the journal for `verify` goes [default: beside the report].
-    #[arg(long, value_name = "FILE")]
-    journal: Option<PathBuf>,
     /// What the report must show, such as 'acked_ratio>=0.99' or 'ack_p99_ms<250'; may be
     /// repeated. Decides the exit code instead of "everything due was sent and answered".
     /// What only the store shows, such as 'lost==0', goes into the journal for `verify`.
     #[arg(long, value_name = "EXPECTATION")]
     expect: Vec<String>,
-    /// Where the report goes as a page with plots (HTML).
-    #[arg(long, value_name = "FILE")]
-    html: Option<PathBuf>,
-    /// Shows nothing while the run goes on.
-    #[arg(long, short, conflicts_with = "json_lines")]
-    quiet: bool,
-    /// Writes lines of JSON to standard output instead of a live view and a table: a sample every
-    /// second (a long run: every few seconds), the report at the end.
-    #[arg(long)]
-    json_lines: bool,
 }
 
 pub(super) fn execute(args: RunArgs) -> Result<bool, CommandError> {
-    let Playable { plan, drain_timeout, of_the_run } = playable(&args)
+    let playable = playable(&args)
         .map_err(|error| CommandError::Usage(format!("{error:#}").trim_end().to_owned()))?;
-    let run_s = plan.duration_ns / 1_000_000_000 + drain_timeout.as_secs();
-    let credentials = match (&args.token_key, &args.tokens) {
-        (Some(key), _) => Credentials::from_key(key, run_s)?,
-        (None, Some(tokens)) => Credentials::from_tokens(tokens)?,
-        (None, None) => return Err(CommandError::Usage("give --token-key or --tokens".to_owned())),
-    };
-    let beside = || args.report.as_ref().map(|report| report.with_extension("journal"));
-    let options = run::Options {
-        url: args.url,
-        ca: args.ca,
-        credentials,
-        plan,
-        drain_timeout,
-        source_addresses: args.source_addresses,
-        journal: args.journal.clone().or_else(beside),
-        show: match (args.quiet, args.json_lines) {
-            (true, _) => Show::Nothing,
-            (_, true) => Show::JsonLines,
-            _ => Show::Progress,
-        },
-    };
-    let (threads, report, html) = (args.threads, args.report, args.html);
-    let output = Output { threads, report, html, json_lines: args.json_lines };
-    play(options, &output, &of_the_run)
-}
-
-/// Where what a run shows goes.
-pub(super) struct Output {
-    pub(super) threads: Option<u16>,
-    pub(super) report: Option<PathBuf>,
-    pub(super) html: Option<PathBuf>,
-    pub(super) json_lines: bool,
-}
-
-/// Plays a run, writes and shows its report; false if it was not as it should be.
-pub(super) fn play(
-    options: run::Options,
-    output: &Output,
-    of_the_run: &[Expectation],
-) -> Result<bool, CommandError> {
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    if let Some(threads) = output.threads {
-        runtime.worker_threads(usize::from(threads));
-    }
-    let runtime = runtime.enable_all().build().context("cannot start the runtime")?;
-    let report = runtime.block_on(run::play(options))?;
-    if let Some(path) = &output.report {
-        write_json(path, &report)?;
-    }
-    if let Some(path) = &output.html {
-        write_file(path, &run::page(&report))?;
-    }
-    if output.json_lines {
-        println!("{}", serde_json::to_string(&report).context("the report")?);
-    } else {
-        print!("{}", report.table());
-    }
-    Ok(judged(&report, of_the_run, output.json_lines)?)
+    play(args.play, playable)
 }
 
 /// Whether the run was as it should be, with sentences for a person: on standard error where
