@@ -2,7 +2,8 @@
 //!
 //! An expectation is a figure, a comparison and a number. Figures are the numbers of the report by
 //! their names (`scheduled`, `acked`, `refused`, `reconnects`, …), `ack_p50_ms` to `ack_max_ms` and
-//! `lag_p50_ms` to `lag_max_ms`, `fault_KIND` (how often a fault came about), and ratios:
+//! `lag_p50_ms` to `lag_max_ms`, both also with `steady_` before them (of what was due after the
+//! ramp), `fault_KIND` (how often a fault came about), and ratios:
 //! `sent_ratio` (sent of scheduled), `acked_ratio` (acknowledged of sent) and `answered_ratio`
 //! (acknowledged or refused of sent).
 //! What only the store shows (`lost`, `altered`, …) is left to `verify`.
@@ -120,10 +121,15 @@ fn figure(report: &Value, name: &str) -> Option<f64> {
             Some(times.map_or(Some(0.0), Value::as_f64)?)
         }
         _ => {
+            let (report, name) = match name.strip_prefix("steady_") {
+                Some(name) => (report.get("steady")?, name),
+                None => (report, name),
+            };
             let of = |group: &str, prefix: &str| {
                 let quantile = name.strip_prefix(prefix)?.strip_suffix("_ms")?;
                 report.get(group)?.get(quantile)?.as_f64()
             };
+            let count = |name: &str| report.get(name)?.as_f64();
             count(name)
                 .or_else(|| of("ack_latency_ms", "ack_"))
                 .or_else(|| of("schedule_lag_ms", "lag_"))
@@ -142,6 +148,7 @@ mod tests {
             "scheduled": 1000, "sent": 995, "acked": 980, "refused": 10, "reconnects": 0,
             "faults": { "drop": 7 },
             "ack_latency_ms": { "p99": 12.5, "max": null }, "schedule_lag_ms": { "p999": 3.0 },
+            "steady": { "ack_latency_ms": { "p99": 8.5 }, "schedule_lag_ms": { "p999": 2.0 } },
         })
     }
 
@@ -166,6 +173,9 @@ mod tests {
             ("ack_p99_ms<250", true),
             ("ack_p99_ms<12.5", false),
             ("lag_p999_ms<5", true),
+            ("steady_ack_p99_ms<=8.5", true),
+            ("steady_ack_p99_ms<8.5", false),
+            ("steady_lag_p999_ms==2", true),
         ] {
             let expectation: Expectation = text.parse().unwrap();
             assert_eq!(expectation.check(&report()).is_ok(), holds, "{text}");
@@ -174,7 +184,14 @@ mod tests {
 
     #[test]
     fn a_figure_that_is_not_there_is_never_as_expected() {
-        for text in ["lots==0", "ack_max_ms>=0", "ack_p42_ms<1", "outcome==0"] {
+        for text in [
+            "lots==0",
+            "ack_max_ms>=0",
+            "ack_p42_ms<1",
+            "steady_acked>0",
+            "steady_p99_ms<1",
+            "outcome==0",
+        ] {
             let expectation: Expectation = text.parse().unwrap();
             assert!(expectation.check(&report()).unwrap_err().contains("no figure"), "{text}");
         }

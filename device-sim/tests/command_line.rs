@@ -153,7 +153,7 @@ async fn a_run_is_followed_by_a_program_and_shown_as_a_page() {
             assert!(count(&pair[0], name) <= count(&pair[1], name), "{name}");
         }
     }
-    assert_eq!(report["schema"], "device-sim/run/3");
+    assert_eq!(report["schema"], "device-sim/run/4");
     // The report has one more: the end.
     let (last, followed) = report["samples"].as_array().unwrap().split_last().unwrap();
     assert_eq!(followed, samples);

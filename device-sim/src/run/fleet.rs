@@ -2,7 +2,7 @@
 
 use super::credentials::Credentials;
 use super::link::Connector;
-use super::tally::{Tally, lock};
+use super::tally::{Phase, Tally, lock};
 use crate::journal::Ledger;
 use crate::plan::{Mode, Plan, Spoil};
 use crate::profile::Fields;
@@ -44,6 +44,11 @@ impl Fleet {
     /// When a batch is due.
     pub(super) fn due(&self, device: u32, tick: u32) -> Instant {
         self.at(self.plan.due_ns(device, tick))
+    }
+
+    /// The part of the run that a moment belongs to.
+    pub(super) fn phase(&self, due: Instant) -> Phase {
+        if due < self.at(self.plan.ramp_ns) { Phase::Ramp } else { Phase::Steady }
     }
 
     /// So much time has passed since the start.

@@ -5,7 +5,7 @@
 //! what does not belong together; see [`whole_run`].
 
 use super::latency::{Distribution, Latency};
-use super::report::{Outcome, Report, SCHEMA, Settings};
+use super::report::{Outcome, Report, SCHEMA, Settings, Steady};
 use super::series::{self, Sample, per_second};
 use super::tally::{Errors, histogram, recent};
 use crate::plan::{Plan, whole_run};
@@ -35,6 +35,9 @@ pub fn merge(paths: &[PathBuf]) -> Result<Report> {
     merged.acked_per_s = per_second(merged.acked, 0, merged.duration_s);
     merged.ack_latency_ms = merged.ack_latency_us.latency(histogram());
     merged.schedule_lag_ms = merged.schedule_lag_us.latency(histogram());
+    let steady = &mut merged.steady;
+    steady.ack_latency_ms = steady.ack_latency_us.latency(histogram());
+    steady.schedule_lag_ms = steady.schedule_lag_us.latency(histogram());
     merged.samples = samples;
     merged.problem = merged.find_problem();
     Ok(merged)
@@ -90,6 +93,13 @@ fn add(sum: &mut Report, other: Report) {
         schedule_lag_ms: _,
         ack_latency_us,
         schedule_lag_us,
+        steady:
+            Steady {
+                ack_latency_ms: _,
+                schedule_lag_ms: _,
+                ack_latency_us: steady_acks,
+                schedule_lag_us: steady_lags,
+            },
         samples: _,
     } = other;
     if !sum.settings.url.split(", ").any(|known| known == url) {
@@ -123,6 +133,8 @@ fn add(sum: &mut Report, other: Report) {
     }
     sum.ack_latency_us.add(&ack_latency_us);
     sum.schedule_lag_us.add(&schedule_lag_us);
+    sum.steady.ack_latency_us.add(&steady_acks);
+    sum.steady.schedule_lag_us.add(&steady_lags);
 }
 
 fn add_counts(sum: &mut BTreeMap<String, u64>, more: &BTreeMap<String, u64>) {
@@ -155,17 +167,18 @@ fn samples(reports: &[Report]) -> Vec<Sample> {
     slots
         .into_values()
         .map(|slot| {
-            let mut acks = Distribution::default();
+            let (mut acks, mut lags) = (Distribution::default(), Distribution::default());
             for (shard, sample) in slot {
                 newest[shard] = sample;
-                acks.add(sample.ack_latency_us.as_ref().unwrap_or(&Distribution::default()));
+                sample.ack_latency_us.iter().for_each(|more| acks.add(more));
+                sample.schedule_lag_us.iter().for_each(|more| lags.add(more));
             }
-            sum(&newest, acks.latency(recent()))
+            sum(&newest, acks.latency(recent()), lags.latency(recent()))
         })
         .collect()
 }
 
-fn sum(newest: &[&Sample], ack_latency_ms: Latency) -> Sample {
+fn sum(newest: &[&Sample], ack_latency_ms: Latency, schedule_lag_ms: Latency) -> Sample {
     let of = |count: fn(&Sample) -> u64| newest.iter().map(|sample| count(sample)).sum();
     let mut refused_by_code = BTreeMap::new();
     newest.iter().for_each(|sample| add_counts(&mut refused_by_code, &sample.refused_by_code));
@@ -181,13 +194,15 @@ fn sum(newest: &[&Sample], ack_latency_ms: Latency) -> Sample {
         reconnects: of(|sample| sample.reconnects),
         ack_latency_ms,
         ack_latency_us: None,
+        schedule_lag_ms,
+        schedule_lag_us: None,
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::tally::Tally;
+    use super::super::tally::{Phase, Tally};
     use super::*;
     use crate::plan::{Shard, tests::plan};
     use proto::ErrorCode;
@@ -195,7 +210,8 @@ mod tests {
 
     fn sample(t_s: f64, acked: u64, connected: u64, ack_us: u64) -> Sample {
         let acks = Some(Distribution(BTreeMap::from([(ack_us, 1)])));
-        Sample { t_s, acked, connected, ack_latency_us: acks, ..Sample::default() }
+        let schedule_lag_us = acks.clone();
+        Sample { t_s, acked, connected, ack_latency_us: acks, schedule_lag_us, ..Sample::default() }
     }
 
     /// The report of one of two shards, in a file.
@@ -209,7 +225,8 @@ mod tests {
             tally.refused(ErrorCode::NotFinite, 1);
             tally.fault("drop");
             tally.error("closed", || format!("of shard {number}"));
-            tally.ack_latency(number, Duration::from_millis(number.into()));
+            tally.ack_latency(number, Phase::Steady, Duration::from_millis(number.into()));
+            tally.ack_latency(number, Phase::Ramp, Duration::from_secs(1));
         }
         let plan = Plan { shard: Some(Shard { number, of: 2 }), ..plan() };
         let url = format!("wss://gateway-{number}");
@@ -237,13 +254,15 @@ mod tests {
         assert_eq!((merged.outcome, merged.shards), (Outcome::Interrupted, Some(2)));
         assert_eq!(merged.settings.url, "wss://gateway-1, wss://gateway-2");
         assert_eq!(merged.settings.plan, plan());
-        assert_eq!(merged.ack_latency_ms.count, 3);
-        assert!(merged.ack_latency_ms.p50.unwrap() >= 2.0 && merged.ack_latency_ms.p50 < Some(2.1));
+        assert_eq!((merged.ack_latency_ms.count, merged.steady.ack_latency_ms.count), (6, 3));
+        let steady = &merged.steady.ack_latency_ms;
+        assert!(steady.p50.unwrap() >= 2.0 && steady.p50 < Some(2.1), "{steady:?}");
+        assert!(merged.ack_latency_ms.max >= Some(1_000.0), "{:?}", merged.ack_latency_ms);
         let over_time: Vec<_> = (merged.samples.iter())
-            .map(|s| (s.t_s, s.acked, s.connected, s.ack_latency_ms.count))
+            .map(|s| (s.t_s, s.acked, s.connected, s.ack_latency_ms.count, s.schedule_lag_ms.count))
             .collect();
         // The first shard has ended before the second: what it knew last counts on.
-        assert_eq!(over_time, [(1.4, 12, 1, 3), (1.9, 17, 1, 1), (3.2, 27, 0, 1)]);
+        assert_eq!(over_time, [(1.4, 12, 1, 3, 3), (1.9, 17, 1, 1, 1), (3.2, 27, 0, 1, 1)]);
     }
 
     #[test]
@@ -264,8 +283,8 @@ mod tests {
             ("", "a.json is not a report of `device-sim run`"),
             ("{}", "is not a report"),
             (r#"{"schema":"device-sim/verify/1"}"#, r#"it is "device-sim/verify/1""#),
-            (r#"{"schema":"device-sim/run/2"}"#, "has the layout device-sim/run/2"),
-            (r#"{"schema":"device-sim/run/3"}"#, "is not a report"),
+            (r#"{"schema":"device-sim/run/3"}"#, "has the layout device-sim/run/3"),
+            (r#"{"schema":"device-sim/run/4"}"#, "is not a report"),
         ] {
             std::fs::write(&path, text).unwrap();
             let said = format!("{:#}", merge(std::slice::from_ref(&path)).unwrap_err());

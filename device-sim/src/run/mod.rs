@@ -29,7 +29,7 @@ pub use html::page;
 pub use latency::{Distribution, Latency};
 pub use merge::merge;
 pub use progress::Show;
-pub use report::{LoadMode, Outcome, Report, Settings};
+pub use report::{LoadMode, Outcome, Report, Settings, Steady};
 pub use series::Sample;
 pub use tally::Errors;
 

@@ -4,13 +4,15 @@ use super::latency::{Distribution, Latency};
 use super::series::{Sample, per_second};
 use super::tally::{Errors, Tally};
 use crate::plan::Plan;
+use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
-/// Version of the report's layout: 2 had no distributions, and could not be merged.
-pub(super) const SCHEMA: &str = "device-sim/run/3";
+/// Version of the report's layout: 2 had no distributions and could not be merged, 3 did not tell
+/// the ramp from what comes after it.
+pub(super) const SCHEMA: &str = "device-sim/run/4";
 
 /// What latencies of a closed loop leave out.
 pub(super) const CLOSED_LOOP_WARNING: &str = "while the gateway stalls nothing is due: these latencies leave out what a fleet would have \
@@ -41,7 +43,7 @@ pub enum LoadMode {
 /// The report of a run; counts are readings unless the name says otherwise.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// `device-sim/run/3`.
+    /// `device-sim/run/4`.
     pub schema: String,
     /// Version of this tool.
     pub version: String,
@@ -102,8 +104,24 @@ pub struct Report {
     pub ack_latency_us: Distribution,
     /// The same, whole.
     pub schedule_lag_us: Distribution,
+    /// The same four figures of the batches that were due when the ramp was over.
+    pub steady: Steady,
     /// How the run went over time.
     pub samples: Vec<Sample>,
+}
+
+/// How a fleet is served that is there, without the cost of its coming: of the batches that were due
+/// after the ramp.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Steady {
+    /// From the time at which a batch was due to its ack.
+    pub ack_latency_ms: Latency,
+    /// From the time at which a batch was due to the simulator taking it up.
+    pub schedule_lag_ms: Latency,
+    /// The same, whole.
+    pub ack_latency_us: Distribution,
+    /// The same, whole.
+    pub schedule_lag_us: Distribution,
 }
 
 /// What the run was asked for.
@@ -116,6 +134,17 @@ pub struct Settings {
     pub plan: Plan,
     /// Longest wait for acks after the schedule, in seconds.
     pub drain_timeout_s: f64,
+}
+
+impl Steady {
+    fn of(acks: &Histogram<u64>, lags: &Histogram<u64>) -> Self {
+        Self {
+            ack_latency_ms: acks.into(),
+            schedule_lag_ms: lags.into(),
+            ack_latency_us: acks.into(),
+            schedule_lag_us: lags.into(),
+        }
+    }
 }
 
 impl Report {
@@ -134,7 +163,8 @@ impl Report {
             None => LoadMode::OpenLoop,
             Some(_) => LoadMode::ClosedLoop,
         };
-        let (ack_latencies, schedule_lags) = (tally.ack_latencies(), tally.schedule_lags());
+        let (acks, lags) = (tally.ack_latencies(), tally.schedule_lags());
+        let (ack_latencies, schedule_lags) = (acks.all(), lags.all());
         let mut report = Self {
             schema: SCHEMA.to_owned(),
             version: crate::VERSION.to_owned(),
@@ -166,6 +196,7 @@ impl Report {
             schedule_lag_ms: (&schedule_lags).into(),
             ack_latency_us: (&ack_latencies).into(),
             schedule_lag_us: (&schedule_lags).into(),
+            steady: Steady::of(&acks.steady(), &lags.steady()),
             samples,
         };
         report.problem = report.find_problem();
@@ -243,12 +274,19 @@ impl Report {
             row(&format!("  {kind}"), format!("{} × {}", errors.count, errors.first));
         }
         row("acknowledged a second", format!("{:.0}", self.acked_per_s));
+        let ramps = plan.ramp_ns > 0;
         row("ack latency, ms", self.ack_latency_ms.to_string());
+        if ramps {
+            row("  after the ramp", self.steady.ack_latency_ms.to_string());
+        }
         if let Some(in_flight) = plan.closed_loop {
             row("  of a closed loop", format!("each device with {in_flight} in flight"));
             row("", CLOSED_LOOP_WARNING.to_owned());
         }
         row("schedule lag, ms", self.schedule_lag_ms.to_string());
+        if ramps {
+            row("  after the ramp", self.steady.schedule_lag_ms.to_string());
+        }
         row("took, s", format!("{:.1}", self.duration_s));
         out
     }

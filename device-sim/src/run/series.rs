@@ -4,6 +4,7 @@ use super::fleet::Fleet;
 use super::latency::{Distribution, Latency};
 use super::tally::lock;
 use crate::plan::Plan;
+use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -43,6 +44,12 @@ pub struct Sample {
     /// The same, whole, in the report of a shard: so the shards can be merged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ack_latency_us: Option<Distribution>,
+    /// From the time at which a batch was due to the simulator taking it up, of the batches taken
+    /// up since the sample before.
+    pub schedule_lag_ms: Latency,
+    /// The same, whole, in the report of a shard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule_lag_us: Option<Distribution>,
 }
 
 impl Sample {
@@ -114,7 +121,9 @@ pub(super) fn interval(plan: &Plan) -> Duration {
 
 fn sample(fleet: &Fleet) -> Sample {
     let tally = &fleet.tally;
-    let recent = tally.take_recent_ack_latencies();
+    let acks = tally.ack_latencies().take_recent();
+    let lags = tally.schedule_lags().take_recent();
+    let whole = |of: &Histogram<u64>| fleet.plan.shard.map(|_| of.into());
     Sample {
         t_s: fleet.start.elapsed().as_secs_f64(),
         connected: tally.connected.get(),
@@ -125,8 +134,10 @@ fn sample(fleet: &Fleet) -> Sample {
         refused_by_code: tally.refused_by_code(),
         given_up: tally.shed.get() + tally.dropped.get(),
         reconnects: tally.reconnects.get(),
-        ack_latency_ms: (&recent).into(),
-        ack_latency_us: fleet.plan.shard.map(|_| (&recent).into()),
+        ack_latency_ms: (&acks).into(),
+        ack_latency_us: whole(&acks),
+        schedule_lag_ms: (&lags).into(),
+        schedule_lag_us: whole(&lags),
     }
 }
 

@@ -3,7 +3,7 @@
 //! Devices add to it from many tasks; progress and report read it. Counts are readings unless the
 //! name says otherwise.
 
-use hdrhistogram::Histogram;
+use hdrhistogram::{AdditionError, Histogram};
 use proto::ErrorCode;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -68,6 +68,15 @@ pub(super) struct Tally {
     errors: Mutex<BTreeMap<&'static str, Errors>>,
     ack_latency: Latencies,
     schedule_lag: Latencies,
+}
+
+/// The part of a run in which a batch was due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// While devices were still connecting for the first time.
+    Ramp,
+    /// From then on.
+    Steady,
 }
 
 /// Errors of one kind.
@@ -140,65 +149,81 @@ impl Tally {
     }
 
     /// A batch was acknowledged so long after the time at which it was due.
-    pub(super) fn ack_latency(&self, device: u32, latency: Duration) {
-        self.ack_latency.record(device, latency);
+    pub(super) fn ack_latency(&self, device: u32, phase: Phase, latency: Duration) {
+        self.ack_latency.record(device, phase, latency);
     }
 
     /// The simulator itself took up a batch so long after the time at which it was due.
-    pub(super) fn schedule_lag(&self, device: u32, lag: Duration) {
-        self.schedule_lag.record(device, lag);
+    pub(super) fn schedule_lag(&self, device: u32, phase: Phase, lag: Duration) {
+        self.schedule_lag.record(device, phase, lag);
     }
 
-    /// All ack latencies so far, in microseconds.
-    pub(super) fn ack_latencies(&self) -> Histogram<u64> {
-        self.ack_latency.merged()
+    /// From the time at which a batch was due to its ack.
+    pub(super) fn ack_latencies(&self) -> &Latencies {
+        &self.ack_latency
     }
 
-    /// Ack latencies since this was asked before, in microseconds.
-    pub(super) fn take_recent_ack_latencies(&self) -> Histogram<u64> {
-        self.ack_latency.take_recent()
-    }
-
-    /// All lags of the schedule so far, in microseconds.
-    pub(super) fn schedule_lags(&self) -> Histogram<u64> {
-        self.schedule_lag.merged()
+    /// From the time at which a batch was due to the simulator taking it up.
+    pub(super) fn schedule_lags(&self) -> &Latencies {
+        &self.schedule_lag
     }
 }
 
+/// Latencies of one kind, in microseconds.
 #[derive(Debug)]
-struct Latencies {
+pub(super) struct Latencies {
     shards: [Mutex<Shard>; SHARDS],
 }
 
 #[derive(Debug)]
 struct Shard {
-    all: Histogram<u64>,
+    ramp: Histogram<u64>,
+    steady: Histogram<u64>,
     /// Since somebody asked for what is recent.
     recent: Histogram<u64>,
 }
 
 impl Latencies {
     fn new() -> Self {
-        let shard = |_| Mutex::new(Shard { all: histogram(), recent: recent() });
+        let shard =
+            |_| Mutex::new(Shard { ramp: histogram(), steady: histogram(), recent: recent() });
         Self { shards: std::array::from_fn(shard) }
     }
 
-    fn record(&self, device: u32, latency: Duration) {
+    fn record(&self, device: u32, phase: Phase, latency: Duration) {
         let microseconds = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
         let mut shard = lock(&self.shards[device as usize % SHARDS]);
-        shard.all.saturating_record(microseconds);
+        let whole = match phase {
+            Phase::Ramp => &mut shard.ramp,
+            Phase::Steady => &mut shard.steady,
+        };
+        whole.saturating_record(microseconds);
         shard.recent.saturating_record(microseconds);
     }
 
-    fn merged(&self) -> Histogram<u64> {
-        let mut all = histogram();
-        for shard in &self.shards {
-            all.add(&lock(shard).all).expect("histograms of the same bounds");
-        }
-        all
+    /// Those of all batches so far.
+    pub(super) fn all(&self) -> Histogram<u64> {
+        self.sum(|shard, sum| sum.add(&shard.ramp).and_then(|()| sum.add(&shard.steady)))
     }
 
-    fn take_recent(&self) -> Histogram<u64> {
+    /// Those of the batches that were due after the ramp.
+    pub(super) fn steady(&self) -> Histogram<u64> {
+        self.sum(|shard, sum| sum.add(&shard.steady))
+    }
+
+    fn sum(
+        &self,
+        add: impl Fn(&Shard, &mut Histogram<u64>) -> Result<(), AdditionError>,
+    ) -> Histogram<u64> {
+        let mut sum = histogram();
+        for shard in &self.shards {
+            add(&lock(shard), &mut sum).expect("histograms of the same bounds");
+        }
+        sum
+    }
+
+    /// Those since this was asked before.
+    pub(super) fn take_recent(&self) -> Histogram<u64> {
         let mut all = recent();
         for shard in &self.shards {
             let mut shard = lock(shard);
@@ -232,34 +257,45 @@ mod tests {
     fn latencies_of_all_shards_come_together() {
         let tally = Tally::default();
         for device in 0..100 {
-            tally.ack_latency(device, Duration::from_millis(u64::from(device) + 1));
+            tally.ack_latency(device, Phase::Steady, Duration::from_millis(u64::from(device) + 1));
         }
-        let all = tally.ack_latencies();
+        let all = tally.ack_latencies().all();
         assert_eq!(all.len(), 100);
         assert!(all.value_at_quantile(0.5).abs_diff(50_000) < 100);
         assert!(all.max().abs_diff(100_000) < 200);
-        assert_eq!(tally.schedule_lags().len(), 0);
+        assert_eq!(tally.schedule_lags().all().len(), 0);
     }
 
     #[test]
     fn what_is_recent_is_told_once() {
         let tally = Tally::default();
-        tally.ack_latency(0, Duration::from_millis(5));
-        tally.ack_latency(1, Duration::from_millis(7));
-        assert_eq!(tally.take_recent_ack_latencies().len(), 2);
-        tally.ack_latency(1, Duration::from_millis(900));
-        let recent = tally.take_recent_ack_latencies();
+        tally.ack_latency(0, Phase::Steady, Duration::from_millis(5));
+        tally.ack_latency(1, Phase::Steady, Duration::from_millis(7));
+        assert_eq!(tally.ack_latencies().take_recent().len(), 2);
+        tally.ack_latency(1, Phase::Steady, Duration::from_millis(900));
+        let recent = tally.ack_latencies().take_recent();
         assert_eq!(recent.len(), 1);
         assert!(recent.max().abs_diff(900_000) < 10_000);
-        assert_eq!(tally.take_recent_ack_latencies().len(), 0);
-        assert_eq!(tally.ack_latencies().len(), 3);
+        assert_eq!(tally.ack_latencies().take_recent().len(), 0);
+        assert_eq!(tally.ack_latencies().all().len(), 3);
+    }
+
+    #[test]
+    fn what_was_due_in_the_ramp_is_told_apart() {
+        let tally = Tally::default();
+        tally.ack_latency(0, Phase::Ramp, Duration::from_secs(1));
+        tally.ack_latency(1, Phase::Steady, Duration::from_millis(2));
+        let latencies = tally.ack_latencies();
+        assert_eq!((latencies.all().len(), latencies.steady().len()), (2, 1));
+        assert!(latencies.all().max() >= 1_000_000 && latencies.steady().max() < 3_000);
+        assert_eq!(latencies.take_recent().len(), 2, "a moment has both");
     }
 
     #[test]
     fn an_endless_latency_is_the_largest() {
         let tally = Tally::default();
-        tally.ack_latency(0, Duration::MAX);
-        assert!(tally.ack_latencies().max() >= MAX_LATENCY_US);
+        tally.ack_latency(0, Phase::Steady, Duration::MAX);
+        assert!(tally.ack_latencies().all().max() >= MAX_LATENCY_US);
     }
 
     #[test]

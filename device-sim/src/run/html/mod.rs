@@ -114,7 +114,13 @@ fn latencies(report: &Report) -> String {
                    <tr><th></th><th>p50</th><th>p90</th><th>p99</th><th>p99.9</th><th>max</th>\
                    <th>batches</th></tr>\n"
     );
-    for (name, latency) in [("ack", &report.ack_latency_ms), ("lag", &report.schedule_lag_ms)] {
+    let steady = &report.steady;
+    for (name, latency) in [
+        ("ack", &report.ack_latency_ms),
+        ("ack, after the ramp", &steady.ack_latency_ms),
+        ("lag", &report.schedule_lag_ms),
+        ("lag, after the ramp", &steady.schedule_lag_ms),
+    ] {
         let Latency { p50, p90, p99, p999, max, count } = latency;
         let _ = write!(out, "<tr><td>{name}</td>");
         for value in [p50, p90, p99, p999, max] {
@@ -141,11 +147,19 @@ fn plots(samples: &[Sample]) -> Vec<Plot<'_>> {
     let level = |of: fn(&Sample) -> u64| -> Vec<Option<f64>> {
         samples.iter().map(|sample| Some(per_second(of(sample), 0, 1.0))).collect()
     };
-    let quantile = |of: fn(&Latency) -> Option<f64>| -> Vec<Option<f64>> {
-        samples.iter().map(|sample| of(&sample.ack_latency_ms)).collect()
-    };
     let plot = |title, log, lines| Plot { title, times: times.clone(), log, lines };
     let line = |name, values| Line { name, values };
+    let quantiles = |of: fn(&Sample) -> &Latency| -> Vec<Line<'_>> {
+        let values = |quantile: fn(&Latency) -> Option<f64>| {
+            samples.iter().map(|sample| quantile(of(sample))).collect()
+        };
+        vec![
+            line("p50", values(|latency| latency.p50)),
+            line("p99", values(|latency| latency.p99)),
+            line("p99.9", values(|latency| latency.p999)),
+            line("max", values(|latency| latency.max)),
+        ]
+    };
     let mut plots = vec![
         plot(
             "Readings a second",
@@ -155,16 +169,8 @@ fn plots(samples: &[Sample]) -> Vec<Plot<'_>> {
                 line("acknowledged", rate(|sample| sample.acked)),
             ],
         ),
-        plot(
-            "Ack latency over time, ms",
-            true,
-            vec![
-                line("p50", quantile(|latency| latency.p50)),
-                line("p99", quantile(|latency| latency.p99)),
-                line("p99.9", quantile(|latency| latency.p999)),
-                line("max", quantile(|latency| latency.max)),
-            ],
-        ),
+        plot("Ack latency over time, ms", true, quantiles(|sample| &sample.ack_latency_ms)),
+        plot("Schedule lag over time, ms", true, quantiles(|sample| &sample.schedule_lag_ms)),
         plot(
             "Devices connected",
             false,
