@@ -2,7 +2,8 @@
 //!
 //! Plays short open-loop runs against a gateway, each with another load, and closes in on the
 //! limit. A load holds if everything due was sent and answered, the figures of the run are as asked
-//! for, and, where the gateway's store is at hand, every acknowledged reading is in it.
+//! for, and, where the gateway's store is at hand, every acknowledged reading is in it. One that
+//! failed is tried again, unless the store did not hold what was acknowledged.
 
 mod process;
 mod report;
@@ -61,6 +62,8 @@ pub struct Request {
     pub up_to: f64,
     /// The search ends when the gap is at most this share of what holds.
     pub precision: f64,
+    /// A load fails when it has failed so often.
+    pub tries: u32,
     /// Length of a step after its ramp.
     pub step: Duration,
     /// Longest wait for acks after a step.
@@ -91,14 +94,14 @@ fn search(request: &Request, say: &dyn Fn(&str)) -> Result<Vec<Step>> {
     // Ends with the runtime, at the end of this function.
     runtime.spawn(stop_on_signal(stop.clone()));
     let (first, most) = (request.load_of(request.from), request.load_of(request.up_to));
-    let mut search = Search::new(first, most, request.precision);
+    let mut search = Search::new(first, most, request.precision, request.tries);
     let before = request.gateway_pid.as_deref().map(process::look).transpose()?;
     let mut trial = Trial { request, runtime: &runtime, stop, before, most_devices: 0, free: None };
     let mut steps: Vec<Step> = Vec::new();
     while let Some(load) = search.next() {
-        let step = trial.play(load)?;
+        let step = trial.play(load, search.nth_try())?;
         say(&step.line());
-        search.tried(load, step.held);
+        search.tried(load, step.went());
         steps.push(step);
     }
     Ok(steps)
@@ -167,13 +170,6 @@ impl Request {
     fn certificate(&self, steps: Vec<Step>) -> Certificate {
         let by_rate = |a: &&Step, b: &&Step| a.readings_per_s.total_cmp(&b.readings_per_s);
         let best = steps.iter().filter(|step| step.held).max_by(by_rate).cloned();
-        let failed = steps.iter().filter(|step| !step.held).min_by(by_rate);
-        let failed_at = failed.map(|step| Failure {
-            readings_per_s: step.readings_per_s,
-            why: step.why.clone().unwrap_or_default(),
-            simulator_was_late: step.simulator_was_late(),
-            other_cores: step.other_cores,
-        });
         let profiles = self.plan.kinds.iter().map(|kind| {
             let interval = humantime::format_duration(Duration::from_nanos(kind.interval_ns));
             let name = kind.profile.measurement();
@@ -189,7 +185,7 @@ impl Request {
             kib_per_connection: best.as_ref().and_then(|step| step.kib_per_connection),
             ack_latency_ms: best.as_ref().map(|step| step.ack_latency_ms.clone()),
             schedule_lag_ms: best.map(|step| step.schedule_lag_ms),
-            failed_at,
+            failed_at: Failure::lowest(&steps),
             settings: Settings {
                 url: self.url.clone(),
                 slo: self.slo.iter().map(ToString::to_string).collect(),
@@ -200,6 +196,7 @@ impl Request {
                 profiles: profiles.collect(),
                 step_s: self.step.as_secs_f64(),
                 precision: self.precision,
+                tries: self.tries,
                 verified: self.store.is_some(),
             },
             machine: Machine::here(),
@@ -231,7 +228,7 @@ struct Played {
 }
 
 impl Trial<'_> {
-    fn play(&mut self, load: u64) -> Result<Step> {
+    fn play(&mut self, load: u64, nth_try: u32) -> Result<Step> {
         let (plan, readings_per_s) = self.request.plan_of(load)?;
         let devices = plan.devices;
         let Played { report, looks, steady: (from, to) } = self.run(plan)?;
@@ -247,8 +244,10 @@ impl Trial<'_> {
         let mut step = Step {
             readings_per_s,
             devices,
+            nth_try,
             held: false,
             why: None,
+            data_lost: verdict.as_ref().is_some_and(|verdict| verdict.fault().is_some()),
             acked: report.acked,
             lost: verdict.as_ref().map(|verdict| verdict.lost),
             cpu_cores: process::cores(&looks.gateway, from, to),
@@ -321,6 +320,9 @@ impl Trial<'_> {
         verdict: Option<&verify::Report>,
         step: &Step,
     ) -> Result<Option<String>> {
+        if let Some(fault) = verdict.and_then(verify::Report::fault) {
+            return Ok(Some(format!("the store does not hold what was acknowledged: {fault}")));
+        }
         if let Some(problem) = &report.problem {
             return Ok(Some(problem.clone()));
         }
@@ -334,8 +336,8 @@ impl Trial<'_> {
                 return Ok(Some(sentence));
             }
         }
-        let clean = verdict.is_none_or(|verdict| verdict.passed);
-        Ok((!clean).then(|| "the store does not hold what was acknowledged".to_owned()))
+        let passed = verdict.is_none_or(|verdict| verdict.passed);
+        Ok((!passed).then(|| "nothing was acknowledged".to_owned()))
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a search has found: the highest load that held, on one page and as JSON.
 
+use super::search::Went;
 use crate::run::Latency;
 use serde::Serialize;
 use std::fmt::Write;
@@ -47,11 +48,15 @@ pub struct Certificate {
 pub struct Failure {
     /// In readings a second.
     pub readings_per_s: f64,
-    /// What did not hold.
+    /// How often it was tried.
+    pub tries: u32,
+    /// What did not hold the last time.
     pub why: String,
-    /// The simulator itself was late: the limit may be its own.
+    /// The store did not hold what was acknowledged: that is not tried again.
+    pub data_lost: bool,
+    /// The simulator itself was late each time: the limit may be its own.
     pub simulator_was_late: bool,
-    /// Cores that other processes used meanwhile: the limit may be that of a busy machine.
+    /// Cores that other processes used at least, each time: the limit may be that of a busy machine.
     pub other_cores: Option<f64>,
 }
 
@@ -70,6 +75,8 @@ pub struct Settings {
     pub step_s: f64,
     /// Largest gap between what holds and what fails, as a share.
     pub precision: f64,
+    /// A load fails when it has failed so often.
+    pub tries: u32,
     /// Whether each step was compared with the gateway's store.
     pub verified: bool,
 }
@@ -92,10 +99,14 @@ pub struct Step {
     pub readings_per_s: f64,
     /// Number of devices.
     pub devices: u32,
+    /// Which try of this load it was, from 1.
+    pub nth_try: u32,
     /// Whether it met the service level.
     pub held: bool,
     /// What did not hold.
     pub why: Option<String>,
+    /// The store did not hold what was acknowledged.
+    pub data_lost: bool,
     /// Readings that were acknowledged.
     pub acked: u64,
     /// Acknowledged and not in the store; null if nobody looked.
@@ -116,7 +127,38 @@ pub struct Step {
     pub schedule_lag_ms: Latency,
 }
 
+impl Failure {
+    /// The lowest load that failed as often as it was tried.
+    pub(super) fn lowest(steps: &[Step]) -> Option<Self> {
+        let rate = |step: &Step| step.readings_per_s;
+        let held = steps.iter().filter(|step| step.held).map(rate).fold(0.0, f64::max);
+        let above = steps.iter().filter(|step| rate(step) > held);
+        let lowest = above.map(rate).min_by(f64::total_cmp)?;
+        let tries: Vec<&Step> =
+            steps.iter().filter(|step| rate(step).total_cmp(&lowest).is_eq()).collect();
+        let last = tries.last()?;
+        let others = tries.iter().filter_map(|step| step.other_cores).min_by(f64::total_cmp);
+        Some(Self {
+            readings_per_s: lowest,
+            tries: last.nth_try,
+            why: last.why.clone().unwrap_or_default(),
+            data_lost: last.data_lost,
+            // One try that was not disturbed is enough to show the limit.
+            simulator_was_late: tries.iter().all(|step| step.simulator_was_late()),
+            other_cores: others,
+        })
+    }
+}
+
 impl Step {
+    pub(super) fn went(&self) -> Went {
+        match (self.held, self.data_lost) {
+            (true, _) => Went::Held,
+            (false, true) => Went::LostData,
+            (false, false) => Went::Missed,
+        }
+    }
+
     /// The simulator's lateness is a large part of what was measured.
     pub(super) fn simulator_was_late(&self) -> bool {
         match (self.schedule_lag_ms.p99, self.ack_latency_ms.p99) {
@@ -133,6 +175,9 @@ impl Step {
             self.devices,
             if self.held { "held  " } else { "failed" },
         );
+        if self.nth_try > 1 {
+            let _ = write!(line, "  try {}", self.nth_try);
+        }
         let figures = [
             ("ack p99", self.ack_latency_ms.p99, "ms"),
             ("lag p99", self.schedule_lag_ms.p99, "ms"),
@@ -173,8 +218,9 @@ impl Certificate {
         for profile in &self.settings.profiles {
             row("profile", Some(profile.clone()));
         }
-        let Settings { vary, step_s, precision, verified, .. } = &self.settings;
+        let Settings { vary, step_s, precision, tries, verified, .. } = &self.settings;
         row("steps", Some(format!("{step_s} s after the ramp, by {vary}, to {precision} of it")));
+        row("tries", Some(format!("a load fails when it fails {}", times(*tries))));
         let store = if *verified { "every step compared with it" } else { "not looked at" };
         row("store", Some(store.to_owned()));
         let Machine { cores, cpu, kernel } = &self.machine;
@@ -190,16 +236,16 @@ impl Certificate {
     fn verdict(&self) -> String {
         let mut verdict = match (self.held, &self.failed_at) {
             (true, None) => "met at the highest load that was asked for".to_owned(),
-            (true, Some(Failure { readings_per_s, why, .. })) => {
-                format!("met up to the load below; at {readings_per_s:.0} readings/s: {why}")
-            }
-            (false, Some(Failure { readings_per_s, why, .. })) => {
-                format!("not met at all; at {readings_per_s:.0} readings/s: {why}")
+            (held, Some(Failure { readings_per_s, tries, why, .. })) => {
+                let met = if held { "met up to the load below" } else { "not met at all" };
+                let tried = if *tries > 1 { format!(", {}", times(*tries)) } else { String::new() };
+                format!("{met}; at {readings_per_s:.0} readings/s{tried}: {why}")
             }
             (false, None) => "not met: nothing was tried".to_owned(),
         };
-        if let Some(Failure { simulator_was_late, other_cores, .. }) = &self.failed_at {
-            if *simulator_was_late {
+        if let Some(Failure { data_lost, simulator_was_late, other_cores, .. }) = &self.failed_at {
+            // Whoever was late, what was acknowledged has to be in the store.
+            if *simulator_was_late && !*data_lost {
                 verdict.push_str("\nthe simulator itself was late: the limit may be its own");
             }
             if let Some(others) = other_cores.filter(|others| *others >= BUSY_CORES) {
@@ -211,6 +257,14 @@ impl Certificate {
             }
         }
         verdict
+    }
+}
+
+fn times(count: u32) -> String {
+    match count {
+        1 => "once".to_owned(),
+        2 => "twice".to_owned(),
+        _ => format!("{count} times"),
     }
 }
 
@@ -226,5 +280,69 @@ impl Machine {
             cpu: read("/proc/cpuinfo").and_then(model),
             kernel: read("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned()),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn step(readings_per_s: f64, nth_try: u32, went: Went) -> Step {
+        Step {
+            readings_per_s,
+            devices: 10,
+            nth_try,
+            held: went == Went::Held,
+            why: (went != Went::Held).then(|| format!("reason {nth_try}")),
+            data_lost: went == Went::LostData,
+            acked: 100,
+            lost: None,
+            cpu_cores: None,
+            simulator_cores: None,
+            other_cores: None,
+            kib_per_connection: None,
+            ack_latency_ms: Latency { p99: Some(10.0), ..Latency::default() },
+            schedule_lag_ms: Latency { p99: Some(1.0), ..Latency::default() },
+        }
+    }
+
+    fn late(step: Step) -> Step {
+        let schedule_lag_ms = Latency { p99: Some(9.0), ..Latency::default() };
+        Step { schedule_lag_ms, ..step }
+    }
+
+    #[test]
+    fn a_load_that_held_at_another_try_is_no_limit() {
+        use Went::{Held, Missed};
+        let held = [step(100.0, 1, Held), step(200.0, 1, Missed), step(200.0, 2, Held)];
+        assert!(Failure::lowest(&held).is_none());
+        let more = [step(400.0, 1, Missed), step(400.0, 2, Missed), step(300.0, 1, Missed)];
+        let all = [&held[..], &more, &[step(300.0, 2, Missed)]].concat();
+        let failure = Failure::lowest(&all).unwrap();
+        assert_eq!((failure.readings_per_s, failure.tries, &*failure.why), (300.0, 2, "reason 2"));
+        assert!(!failure.data_lost && !failure.simulator_was_late);
+        assert!(Failure::lowest(&[]).is_none());
+    }
+
+    #[test]
+    fn one_try_that_was_not_disturbed_shows_the_limit() {
+        let busy = |step, other_cores| Step { other_cores: Some(other_cores), ..step };
+        let missed = |nth_try| step(100.0, nth_try, Went::Missed);
+        let both = [busy(late(missed(1)), 1.5), busy(late(missed(2)), 0.7)];
+        let failure = Failure::lowest(&both).unwrap();
+        assert_eq!((failure.simulator_was_late, failure.other_cores), (true, Some(0.7)));
+        let one = [busy(late(missed(1)), 1.5), busy(missed(2), 0.1)];
+        let failure = Failure::lowest(&one).unwrap();
+        assert_eq!((failure.simulator_was_late, failure.other_cores), (false, Some(0.1)));
+    }
+
+    #[test]
+    fn lost_data_is_the_last_word_on_a_load() {
+        let tries = [late(step(100.0, 1, Went::Missed)), late(step(100.0, 2, Went::LostData))];
+        assert_eq!(tries[1].went(), Went::LostData);
+        let failure = Failure::lowest(&tries).unwrap();
+        assert!(failure.data_lost, "{failure:?}");
+        assert!(tries[1].line().contains("failed  try 2  ack p99 10.00 ms"), "{}", tries[1].line());
     }
 }

@@ -16,6 +16,8 @@ const STEPS: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(3_600);
 /// Loads, in readings a second.
 const LOADS: std::ops::RangeInclusive<f64> = 1.0..=1e9;
+/// Most tries of a load.
+const MAX_TRIES: i64 = 10;
 
 #[derive(Debug, Args)]
 pub(super) struct CertifyArgs {
@@ -47,6 +49,9 @@ pub(super) struct CertifyArgs {
     /// The search ends when what fails is so little above what holds, as a share of it.
     #[arg(long, default_value_t = 0.1)]
     precision: f64,
+    /// A load fails when it has failed so often. Lost data fails it at once.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=MAX_TRIES))]
+    tries: u32,
     /// How long each load is played after the devices have connected.
     #[arg(long, default_value = "10s", value_parser = duration)]
     step: Duration,
@@ -145,6 +150,7 @@ fn request(args: CertifyArgs) -> Result<Request, String> {
         from: args.from,
         up_to: args.up_to,
         precision: args.precision,
+        tries: args.tries,
         step: args.step,
         drain_timeout: args.drain_timeout,
         gateway_pid: args.gateway_pid.map(|pid| pid.to_string()),

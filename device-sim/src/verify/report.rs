@@ -131,10 +131,22 @@ impl Report {
     }
 
     fn judge(&mut self) {
-        let once = self.duplicates_allowed || self.duplicated.unwrap_or(0) == 0;
-        let clean = self.lost == 0 && self.altered == 0 && self.unexpected == 0;
         let agrees = self.ledger.as_ref().is_none_or(Reconciled::holds);
-        self.passed = self.acked > 0 && once && clean && agrees;
+        self.passed = self.acked > 0 && self.fault().is_none() && agrees;
+    }
+
+    /// In what the store is not as it should be: `3 lost, 1 altered`.
+    pub fn fault(&self) -> Option<String> {
+        let duplicated = self.duplicated.filter(|_| !self.duplicates_allowed).unwrap_or(0);
+        let counts = [
+            (self.lost, "lost"),
+            (duplicated, "duplicated"),
+            (self.altered, "altered"),
+            (self.unexpected, "unexpected"),
+        ];
+        let found = counts.iter().filter(|(count, _)| *count > 0);
+        let found: Vec<String> = found.map(|(count, class)| format!("{count} {class}")).collect();
+        (!found.is_empty()).then(|| found.join(", "))
     }
 
     /// The table for a person.
