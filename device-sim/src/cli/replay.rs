@@ -1,7 +1,7 @@
 //! `device-sim replay`: a capture of real traffic, played again.
 
 use super::CommandError;
-use super::play::{PlayArgs, play};
+use super::play::{PlayArgs, ScheduleArgs, play};
 use crate::plan::{Kind, Plan, Replay};
 use crate::profile::Profile;
 use crate::scenario::{Pace, Playable, Scenario};
@@ -17,6 +17,8 @@ pub(super) struct ReplayArgs {
     capture: PathBuf,
     #[command(flatten)]
     play: PlayArgs,
+    #[command(flatten)]
+    schedule: ScheduleArgs,
     /// So many devices in place of each: NAME-1, NAME-2, …
     #[arg(long, value_name = "N", default_value_t = 1)]
     times: u32,
@@ -30,6 +32,18 @@ pub(super) struct ReplayArgs {
     /// Plays the capture again until so much time has passed [default: once].
     #[arg(long = "loop", value_name = "TIME")]
     repeat: Option<Span>,
+    /// Sends the next batch of a device when one before it is acknowledged, so many at once, and not
+    /// with the timing of the capture: to find how much a gateway takes of it. Once (for 10 minutes
+    /// at most), or again until --loop is over. Its latencies are no measure of service. Times of
+    /// readings are as if the capture had ended when the run begins.
+    #[arg(
+        long,
+        value_name = "IN_FLIGHT",
+        num_args = 0..=1,
+        default_missing_value = "1",
+        conflicts_with_all = ["speed", "phase", "fault", "outbox"]
+    )]
+    closed_loop: Option<u32>,
     /// Time over which the devices connect, one after the other, before it begins.
     #[arg(long, default_value = "5s")]
     ramp: Span,
@@ -39,12 +53,9 @@ pub(super) struct ReplayArgs {
     /// Batches that a device keeps while they are not acknowledged.
     #[arg(long, default_value_t = 256)]
     outbox: u32,
-    /// Longest wait for acknowledgements after the last batch was due [default: 30s].
-    #[arg(long)]
-    drain_timeout: Option<Span>,
-    /// What the report must show, as for `run`; may be repeated.
-    #[arg(long, value_name = "EXPECTATION")]
-    expect: Vec<String>,
+    /// Decides which devices a fault strikes, and when.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
 }
 
 pub(super) fn execute(args: ReplayArgs) -> Result<bool, CommandError> {
@@ -55,22 +66,24 @@ pub(super) fn execute(args: ReplayArgs) -> Result<bool, CommandError> {
 fn playable(args: &ReplayArgs) -> Result<Playable> {
     let mut replay = Replay::open(&args.capture, args.times, args.speed, args.phase.0)?;
     replay.loop_ns = args.repeat.map(|span| span.0);
-    let scenario = Scenario {
+    let duration_ns = args.ramp.0.saturating_add(replay.duration_ns(args.closed_loop.is_some()));
+    let mut scenario = Scenario {
         ramp: Some(args.ramp),
-        drain_timeout: args.drain_timeout,
-        expect: args.expect.clone(),
+        duration: Some(Span(duration_ns)),
         ..Scenario::default()
     };
+    args.schedule.change(&mut scenario);
     let mut playable = scenario.prepare(Pace::default(), Path::new(""))?;
+    // Only what is said of the outbox: the capture has everything else.
+    let outbox = args.closed_loop.unwrap_or(args.outbox);
     playable.plan = Plan {
-        run: fastrand::u64(..),
+        seed: args.seed,
         prefix: args.prefix.clone(),
-        // Only what is said of the outbox: the capture has everything else.
-        kinds: vec![Kind { outbox: args.outbox, ..Kind::of(Profile::default()) }],
+        kinds: vec![Kind { outbox, ..Kind::of(Profile::default()) }],
         devices: replay.devices(),
-        duration_ns: playable.plan.ramp_ns.saturating_add(replay.duration_ns()),
+        closed_loop: args.closed_loop,
         replay: Some(replay),
-        ..playable.plan
+        ..args.schedule.name(playable.plan)?
     };
     playable.plan.check().map_err(anyhow::Error::msg)?;
     Ok(playable)

@@ -1,25 +1,22 @@
 //! `device-sim run`: a fleet from flags, from a scenario, or from both.
 
-use super::play::{PlayArgs, play};
+use super::play::{PlayArgs, ScheduleArgs, play};
 use super::{CommandError, judge};
 use crate::expect::Expectation;
-use crate::plan::{CLOSED_LOOP_STEP_NS, Mode, Plan, Shard};
-use crate::profile::mix;
+use crate::plan::{CLOSED_LOOP_STEP_NS, Mode, Plan};
 use crate::run::{Outcome, Report};
-use crate::scenario::{Pace, Playable, RawFault, RawPhase, Scenario, fleet};
+use crate::scenario::{Pace, Playable, RawPhase, Scenario, fleet};
 use crate::units::Span;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Args;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-/// Longest wait for `--start`.
-const MAX_WAIT: Duration = Duration::from_secs(86_400);
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
     #[command(flatten)]
     play: PlayArgs,
+    #[command(flatten)]
+    schedule: ScheduleArgs,
     /// What the fleet does, such as device-sim/scenarios/storm.toml; flags are stronger.
     #[arg(long, value_name = "FILE")]
     scenario: Option<PathBuf>,
@@ -57,9 +54,6 @@ pub(super) struct RunArgs {
     /// The rate from a moment on, such as 30s=2.5; may be repeated.
     #[arg(long, value_name = "TIME=RATE")]
     load: Vec<RawPhase>,
-    /// Something that goes wrong, such as 'drop at=10s share=0.5'; may be repeated.
-    #[arg(long, value_name = "FAULT")]
-    fault: Vec<RawFault>,
     /// Devices that connect so often, send what they have and leave.
     #[arg(long)]
     connect_every: Option<Span>,
@@ -73,13 +67,6 @@ pub(super) struct RunArgs {
         conflicts_with_all = ["scenario", "interval", "load", "fault", "connect_every", "outbox"]
     )]
     closed_loop: Option<u32>,
-    /// The part of the fleet that this process plays, such as 2/8: several processes or hosts share
-    /// a run, all with the same arguments but for this one. `merge` makes one report of theirs.
-    #[arg(long, value_name = "NUMBER/OF", requires = "start")]
-    shard: Option<Shard>,
-    /// When the schedule begins, such as 2030-01-02T03:04:05Z, at most a day ahead [default: now].
-    #[arg(long, value_name = "TIME")]
-    start: Option<String>,
     /// Seed of all values; the same seed gives the same ones.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -95,14 +82,6 @@ pub(super) struct RunArgs {
     /// Batches that a device keeps while they are not acknowledged [default: 256].
     #[arg(long)]
     outbox: Option<u32>,
-    /// Longest wait for acknowledgements after the last batch was due [default: 30s].
-    #[arg(long)]
-    drain_timeout: Option<Span>,
-    /// What the report must show, such as 'acked_ratio>=0.99' or 'ack_p99_ms<250'; may be
-    /// repeated. Decides the exit code instead of "everything due was sent and answered".
-    /// What only the store shows, such as 'lost==0', goes into the journal for `verify`.
-    #[arg(long, value_name = "EXPECTATION")]
-    expect: Vec<String>,
 }
 
 pub(super) fn execute(args: RunArgs) -> Result<bool, CommandError> {
@@ -141,18 +120,6 @@ pub(super) fn judged(
     Ok(report.problem.is_none())
 }
 
-/// The moment at which a run begins, in nanoseconds since the Unix epoch.
-fn start_ns(text: &str) -> Result<i64> {
-    let start = humantime::parse_rfc3339(text)
-        .with_context(|| format!("--start {text:?} is not a time such as 2030-01-02T03:04:05Z"))?;
-    let left = start.duration_since(SystemTime::now());
-    ensure!(
-        left.is_ok_and(|left| left <= MAX_WAIT),
-        "--start {text} must lie ahead, so that every shard can begin with it, and by a day at most"
-    );
-    Ok(i64::try_from(start.duration_since(UNIX_EPOCH)?.as_nanos())?)
-}
-
 /// The scenario with what the flags change in it.
 fn playable(args: &RunArgs) -> Result<Playable> {
     let mut scenario = match &args.scenario {
@@ -168,7 +135,6 @@ fn playable(args: &RunArgs) -> Result<Playable> {
     scenario.mode = args.mode.or(scenario.mode);
     scenario.outbox = args.outbox.or(scenario.outbox);
     scenario.connect_every = args.connect_every.or(scenario.connect_every);
-    scenario.drain_timeout = args.drain_timeout.or(scenario.drain_timeout);
     if let Some(profile) = &args.profile {
         scenario.profile = Some(fleet(profile)?);
         folder = Path::new("");
@@ -176,27 +142,19 @@ fn playable(args: &RunArgs) -> Result<Playable> {
     if !args.load.is_empty() {
         scenario.load.clone_from(&args.load);
     }
-    scenario.fault.extend(args.fault.iter().cloned());
-    if !args.expect.is_empty() {
-        scenario.expect.clone_from(&args.expect);
-    }
+    args.schedule.change(&mut scenario);
     let pace = match scenario.short.filter(|_| args.short) {
         Some(short) => short,
         None => Pace { scale: args.scale.unwrap_or(1.0), speed: args.speed.unwrap_or(1.0) },
     };
     let mut playable = scenario.prepare(pace, folder)?;
-    let base_ns = args.start.as_deref().map(start_ns).transpose()?;
     playable.plan = Plan {
-        // Shards know of each other by nothing but their arguments.
-        run: base_ns.map_or_else(|| fastrand::u64(..), |ns| mix(&[ns.unsigned_abs(), 9])),
-        base_ns: base_ns.unwrap_or(0),
-        shard: args.shard,
         closed_loop: args.closed_loop,
         seed: args.seed,
         prefix: args.prefix.clone(),
         stream: args.stream,
         start_seq: args.start_seq,
-        ..playable.plan
+        ..args.schedule.name(playable.plan)?
     };
     if let Some(in_flight) = args.closed_loop {
         for kind in &mut playable.plan.kinds {

@@ -39,7 +39,22 @@ impl Plan {
         if self.faults.len() > MAX_FAULTS {
             return Err(format!("at most {MAX_FAULTS} faults in a run"));
         }
+        self.check_replay()?;
         self.faults.iter().try_for_each(|fault| fault.check(self.duration_ns))
+    }
+
+    fn check_replay(&self) -> Result<(), String> {
+        let altering = || self.faults.iter().find(|fault| fault.trouble.is_in_the_data());
+        if self.replay.is_some()
+            && let Some(fault) = altering()
+        {
+            return Err(format!(
+                "fault {} alters what is sent, and a replay sends what its capture holds: it goes \
+                 with `run` only",
+                fault.trouble.name()
+            ));
+        }
+        Ok(())
     }
 
     fn check_closed_loop(&self) -> Result<(), String> {

@@ -111,7 +111,7 @@ impl Trouble {
     }
 
     /// True if it decides what is in the batches.
-    fn is_in_the_data(self) -> bool {
+    pub(super) fn is_in_the_data(self) -> bool {
         use Trouble::{BadBatch, ClockSkew, Poison};
         matches!(self, ClockSkew { .. } | Poison { .. } | BadBatch { .. })
     }

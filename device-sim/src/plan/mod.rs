@@ -206,7 +206,7 @@ impl Plan {
     /// How many batches of a device are due within the duration.
     pub fn ticks(&self, device: u32) -> u32 {
         if let Some(replay) = &self.replay {
-            return replay.ticks(device);
+            return replay.ticks(device, self.closed_loop.is_some());
         }
         let work = |at_ns: u64| load::work_at(&self.load, at_ns.into());
         let kind = self.kind_of(device);
@@ -293,8 +293,10 @@ impl Plan {
     /// First and last time that any reading can have, in nanoseconds.
     pub fn time_range_ns(&self) -> (i64, i64) {
         if let Some(replay) = &self.replay {
-            let begin = self.base_ns.saturating_add_unsigned(self.ramp_ns);
-            let (first, last) = replay.times_ns();
+            let (begin, (first, last)) = match self.closed_loop {
+                Some(_) => (self.base_ns, replay.times_before_ns()),
+                None => (self.base_ns.saturating_add_unsigned(self.ramp_ns), replay.times_ns()),
+            };
             return (begin.saturating_add(first), begin.saturating_add(last));
         }
         let span = |ns: u64| i64::try_from(ns).unwrap_or(i64::MAX);

@@ -12,9 +12,14 @@ use std::sync::Arc;
 pub const MAX_COPIES: u32 = 10_000;
 /// The usual speed, in thousandths.
 const SPEED: u64 = 1_000;
+/// A closed loop that plays a capture once has so much time, in nanoseconds.
+const ONCE_NS: u64 = 600_000_000_000;
+/// The shortest time in which a device is taken to be answered in a closed loop, in nanoseconds:
+/// bounds what a run that was killed may have sent.
+const ROUND_TRIP_NS: u64 = 10_000;
 
-/// Which capture is played, and how.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Which capture is played, and how. Equal ones play the same, wherever the file is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Replay {
     /// The file.
     pub capture: PathBuf,
@@ -31,6 +36,13 @@ pub struct Replay {
     pub loop_ns: Option<u64>,
     #[serde(skip)]
     tape: Option<Arc<Tape>>,
+}
+
+impl PartialEq for Replay {
+    fn eq(&self, other: &Self) -> bool {
+        let how = |of: &Self| (of.copies, of.speed_milli, of.phase_ns, of.loop_ns);
+        self.fingerprint == other.fingerprint && how(self) == how(other)
+    }
 }
 
 impl Replay {
@@ -90,8 +102,11 @@ impl Replay {
         captured.saturating_mul(self.copies)
     }
 
-    /// How long it takes after the ramp, in nanoseconds.
-    pub fn duration_ns(&self) -> u64 {
+    /// How long it takes after the ramp, in nanoseconds; in a closed loop at most.
+    pub fn duration_ns(&self, closed_loop: bool) -> u64 {
+        if closed_loop {
+            return self.loop_ns.unwrap_or(ONCE_NS).max(1);
+        }
         let once = self.scaled(i128::from(self.tape().length_ns));
         let played = self.loop_ns.unwrap_or_else(|| u64::try_from(once).unwrap_or(u64::MAX));
         self.phase_ns.saturating_add(played).max(1)
@@ -157,9 +172,12 @@ impl Replay {
         u64::try_from(self.moment(device, lap, after_ns)).unwrap_or(u64::MAX)
     }
 
-    pub(super) fn ticks(&self, device: u32) -> u32 {
+    pub(super) fn ticks(&self, device: u32, closed_loop: bool) -> u32 {
         let count = u32::try_from(self.of(device).0.batches.len()).unwrap_or(u32::MAX);
         let Some(loop_ns) = self.loop_ns else { return count };
+        if closed_loop {
+            return u32::try_from(loop_ns / ROUND_TRIP_NS).unwrap_or(u32::MAX).max(1);
+        }
         let end = self.phase(device) + i128::from(loop_ns);
         // The first that is not due any more.
         let (mut from, mut to) = (0, u32::MAX);
@@ -190,10 +208,35 @@ impl Replay {
         i64::try_from(within + i128::from(lap)).unwrap_or(i64::MAX)
     }
 
+    /// …in a closed loop, in nanoseconds after the start: the capture ends when the run begins, so
+    /// that no reading overtakes the clock however fast a gateway is. Laps lie over each other, each
+    /// beside what it repeats: a nanosecond later, or so many as there are readings in the batch
+    /// where these are a nanosecond apart.
+    fn time_before_ns(&self, device: u32, tick: u32, index: u32, reading: &RawReading<'_>) -> i64 {
+        let (batch, lap) = self.batch(device, tick);
+        let step = if reading.time.is_some() { 1 } else { u64::from(batch.readings) };
+        tape::time_ns(reading, batch.offset_ns, index)
+            .saturating_sub_unsigned(self.tape().length_ns)
+            .saturating_add_unsigned(lap.saturating_mul(step))
+    }
+
+    /// First and last time of any reading in a closed loop, in nanoseconds after the start.
+    pub(super) fn times_before_ns(&self) -> (i64, i64) {
+        let (first, last) = self.tape().times_ns;
+        let of = |ns: i64| ns.saturating_sub_unsigned(self.tape().length_ns);
+        let laps = self.duration_ns(true) / ROUND_TRIP_NS;
+        (of(first), of(last).saturating_add_unsigned(laps.saturating_mul(self.largest_of_all())))
+    }
+
+    fn largest_of_all(&self) -> u64 {
+        let all = self.tape().devices.iter().flat_map(|device| &device.batches);
+        all.map(|batch| u64::from(batch.readings)).max().unwrap_or(0)
+    }
+
     pub(super) fn times_ns(&self) -> (i64, i64) {
         let (first, last) = self.tape().times_ns;
         let narrow = |ns: i128| i64::try_from(ns).unwrap_or(i64::MAX);
-        let laps = i128::from(self.duration_ns()) + i128::from(u32::MAX);
+        let laps = i128::from(self.duration_ns(false)) + i128::from(u32::MAX);
         (
             narrow(self.scaled(i128::from(first.min(0)))),
             narrow(self.scaled(i128::from(last.max(0))) + laps),
@@ -231,6 +274,10 @@ impl Plan {
         index: u32,
         reading: &RawReading<'_>,
     ) -> i64 {
+        if self.closed_loop.is_some() {
+            let before = replay.time_before_ns(device, tick, index, reading);
+            return self.base_ns.saturating_add(before);
+        }
         let ramp = i64::try_from(self.ramp_ns).unwrap_or(i64::MAX);
         let after = replay.time_ns(device, tick, index, reading);
         self.base_ns.saturating_add(ramp).saturating_add(after)
@@ -281,7 +328,7 @@ mod tests {
     }
 
     fn played(replay: Replay) -> Plan {
-        let (devices, duration_ns) = (replay.devices(), S + replay.duration_ns());
+        let (devices, duration_ns) = (replay.devices(), S + replay.duration_ns(false));
         Plan { devices, duration_ns, ramp_ns: S, replay: Some(replay), ..plan() }
     }
 
@@ -331,6 +378,30 @@ mod tests {
         assert_eq!(times(2), [3_500_000_001, 4_000_000_002], "a lap, and a nanosecond");
         let (first, last) = plan.time_range_ns();
         assert!((0..3).flat_map(times).all(|t| (first..=last).contains(&(t + plan.base_ns))));
+    }
+
+    #[test]
+    fn in_a_closed_loop_times_end_before_the_start_and_laps_lie_beside_each_other() {
+        let mut replay = replay(1, 1.0);
+        let plan = Plan { closed_loop: Some(2), ..played(replay.clone()) };
+        assert_eq!((plan.ticks(0), plan.ticks(1)), (2, 1), "once");
+        replay.loop_ns = Some(S);
+        let plan = Plan { closed_loop: Some(2), ..played(replay) };
+        let replay = plan.replay.as_ref().unwrap();
+        let second = RawReading::default();
+        let first =
+            RawReading { time: Some(RawTime::Units(-500_000_000)), ..RawReading::default() };
+        let times = |tick| {
+            [(0, &first), (1, &second)]
+                .map(|(index, of)| plan.replayed_ns(replay, 0, tick, index, of) - plan.base_ns)
+        };
+        assert_eq!(times(0), [-3_500_000_000, -2_999_999_999]);
+        assert_eq!(times(2), [-3_499_999_999, -2_999_999_997], "one later, two later");
+        let (from, to) = plan.time_range_ns();
+        for tick in [0, 2, plan.ticks(0) - 2] {
+            let within = |time: &i64| (from..=to).contains(&(time + plan.base_ns));
+            assert!(times(tick).iter().all(within), "{tick}");
+        }
     }
 
     #[test]

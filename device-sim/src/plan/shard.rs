@@ -131,6 +131,11 @@ fn difference(whole: &Plan, plan: &Plan) -> Option<String> {
     if (plan.run, plan.base_ns) != (whole.run, whole.base_ns) {
         return Some("they have not the same --start".to_owned());
     }
+    if let (Some(one), Some(other)) = (&whole.replay, &plan.replay)
+        && one.fingerprint != other.fingerprint
+    {
+        return Some("they play different captures".to_owned());
+    }
     let same = Plan { shard: None, ..plan.clone() } == *whole;
     (!same).then(|| "the profiles, the times, the load or the faults are others".to_owned())
 }

@@ -249,16 +249,32 @@ impl Device {
     /// Takes up as many batches as there may be without an ack.
     fn take_next(&mut self, now: Instant) {
         if now >= self.leave_at {
-            self.ticks = self.tick;
+            self.give_up_the_rest();
         }
+        let index = self.sender.index;
         while self.tick < self.ticks
             && self.closed_loop.as_mut().is_some_and(|closed_loop| closed_loop.take(now))
         {
-            self.fleet.tally.scheduled.add(self.batch.into());
+            let readings = self.fleet.plan.batch_of(index, self.tick);
+            self.fleet.tally.scheduled.add(readings.into());
             // There is room: the outbox has place for as many.
             self.outbox.offer(self.tick);
             self.tick += 1;
         }
+        if self.tick >= self.ticks {
+            // A capture that is played once is through.
+            self.leave_at = self.leave_at.min(now);
+        }
+    }
+
+    /// The time is over. What is left of a capture that is played once was due, and is not sent.
+    fn give_up_the_rest(&mut self) {
+        let plan = &self.fleet.plan;
+        if plan.replay.as_ref().is_some_and(|replay| replay.loop_ns.is_none()) {
+            let rest = (self.tick..self.ticks).map(|tick| plan.batch_of(self.sender.index, tick));
+            self.fleet.tally.scheduled.add(rest.map(u64::from).sum());
+        }
+        self.ticks = self.tick;
     }
 
     /// The run ends early: what is not due yet never will be.

@@ -55,7 +55,7 @@ impl<'a> ReplayedCheck<'a> {
         let mut check =
             Self { replay, ledger, fidelity, id, counts, due, decoded, group, group_ns: 0 };
         let mut all = Vec::new();
-        for seq in plan.start_seq..=last_seq {
+        for seq in (plan.start_seq..=last_seq).filter(|&seq| !ledger.has_dropped(seq)) {
             let tick = ledger.tick_of(plan, seq);
             let readings = plan.batch_of(ledger.device, tick);
             let refused = ledger.refused_of(seq).map_or(0, |refused| refused.count(readings));

@@ -27,6 +27,7 @@ mod order_and_retry;
 mod quarantine;
 mod reconcile;
 mod replay;
+mod replay_as_run;
 mod replay_killed;
 mod rooms;
 mod scenarios;

@@ -5,18 +5,18 @@ use capture_file::{Reader, Record};
 use serde_json::Value;
 use std::{path::Path, process::Command};
 
-fn simulator(command: &str) -> Command {
+pub(super) fn simulator(command: &str) -> Command {
     let mut simulator = Command::new(sibling("device-sim"));
     simulator.arg(command);
     simulator
 }
 
-fn json(path: &Path) -> Value {
+pub(super) fn json(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// Batches and readings of a capture.
-fn counts(path: &Path) -> (u64, u64, u64) {
+/// Devices, batches and readings of a capture.
+pub(super) fn counts(path: &Path) -> (u64, u64, u64) {
     let mut reader = Reader::open(std::fs::File::open(path).unwrap()).unwrap();
     loop {
         if let Record::End(end) = reader.next().unwrap() {
@@ -26,7 +26,7 @@ fn counts(path: &Path) -> (u64, u64, u64) {
 }
 
 /// A capture of half of a mixed fleet, in a home of its own.
-fn captured() -> (Home, std::path::PathBuf) {
+pub(super) fn captured() -> (Home, std::path::PathBuf) {
     let home = Home::new();
     let gateway = home.start();
     let mut run = simulator("run");

@@ -123,14 +123,17 @@ impl Session<'_> {
 
     /// A device that was away has lost half of what it took meanwhile.
     pub(super) fn lose(&mut self) {
-        let Device { fleet, sender, outbox, troubles, batch, .. } = &mut *self.device;
+        let Device { fleet, sender, outbox, troubles, .. } = &mut *self.device;
         let Some(troubles) = troubles.as_mut().filter(|troubles| troubles.forgetful) else {
             return;
         };
         troubles.forgetful = false;
         if let Some((first, last)) = outbox.lose_half() {
-            fleet.ledger(sender.index).dropped.push((first, last));
-            fleet.tally.dropped.add((last + 1 - first) * u64::from(*batch));
+            let (plan, mut ledger) = (&fleet.plan, fleet.ledger(sender.index));
+            let readings = |seq| plan.batch_of(sender.index, ledger.tick_of(plan, seq));
+            let dropped = (first..=last).map(|seq| u64::from(readings(seq))).sum();
+            ledger.dropped.push((first, last));
+            fleet.tally.dropped.add(dropped);
             fleet.tally.fault(Trouble::Gap.name());
         }
     }
