@@ -26,8 +26,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// Devices that connect in a second, at most; the ramp of a step is as long as it takes.
-const CONNECTS_PER_S: u32 = 1_000;
 /// Shortest ramp.
 const MIN_RAMP: Duration = Duration::from_secs(1);
 const S: f64 = 1e9;
@@ -66,6 +64,8 @@ pub struct Request {
     pub tries: u32,
     /// Length of a step after its ramp.
     pub step: Duration,
+    /// Devices that connect in a second, at most; the ramp of a step is as long as it takes.
+    pub connects_per_s: u32,
     /// Longest wait for acks after a step.
     pub drain_timeout: Duration,
     /// The gateway's process, if it runs on this machine.
@@ -159,7 +159,8 @@ impl Request {
                 as_f64(load)
             }
         };
-        let ramp = MIN_RAMP.max(Duration::from_secs((plan.devices / CONNECTS_PER_S).into()));
+        let ramp = f64::from(plan.devices) / f64::from(self.connects_per_s);
+        let ramp = MIN_RAMP.max(Duration::from_secs_f64(ramp));
         plan.run = fastrand::u64(..);
         plan.ramp_ns = nanos(ramp);
         plan.duration_ns = nanos(ramp + self.step);
@@ -184,7 +185,9 @@ impl Request {
             cpu_cores: best.as_ref().and_then(|step| step.cpu_cores),
             kib_per_connection: best.as_ref().and_then(|step| step.kib_per_connection),
             ack_latency_ms: best.as_ref().map(|step| step.ack_latency_ms.clone()),
-            schedule_lag_ms: best.map(|step| step.schedule_lag_ms),
+            schedule_lag_ms: best.as_ref().map(|step| step.schedule_lag_ms.clone()),
+            steady_ack_latency_ms: best.as_ref().map(|step| step.steady_ack_latency_ms.clone()),
+            steady_schedule_lag_ms: best.map(|step| step.steady_schedule_lag_ms),
             failed_at: Failure::lowest(&steps),
             settings: Settings {
                 url: self.url.clone(),
@@ -195,6 +198,7 @@ impl Request {
                 },
                 profiles: profiles.collect(),
                 step_s: self.step.as_secs_f64(),
+                connects_per_s: self.connects_per_s,
                 precision: self.precision,
                 tries: self.tries,
                 verified: self.store.is_some(),
@@ -256,6 +260,8 @@ impl Trial<'_> {
             kib_per_connection: self.kib_per_connection(&looks.gateway),
             ack_latency_ms: report.ack_latency_ms.clone(),
             schedule_lag_ms: report.schedule_lag_ms.clone(),
+            steady_ack_latency_ms: report.steady.ack_latency_ms.clone(),
+            steady_schedule_lag_ms: report.steady.schedule_lag_ms.clone(),
         };
         step.why = self.failure(&report, verdict.as_ref(), &step)?;
         step.held = step.why.is_none();

@@ -33,6 +33,10 @@ pub struct Certificate {
     pub ack_latency_ms: Option<Latency>,
     /// The simulator's own lateness.
     pub schedule_lag_ms: Option<Latency>,
+    /// Ack latency of the batches that were due after the ramp.
+    pub steady_ack_latency_ms: Option<Latency>,
+    /// The simulator's lateness with them.
+    pub steady_schedule_lag_ms: Option<Latency>,
     /// Lowest load that failed, in readings a second, and why.
     pub failed_at: Option<Failure>,
     /// What was asked for.
@@ -73,6 +77,8 @@ pub struct Settings {
     pub profiles: Vec<String>,
     /// Length of a step after its ramp, in seconds.
     pub step_s: f64,
+    /// Devices that connect in a second of the ramp, at most.
+    pub connects_per_s: u32,
     /// Largest gap between what holds and what fails, as a share.
     pub precision: f64,
     /// A load fails when it has failed so often.
@@ -125,6 +131,10 @@ pub struct Step {
     pub ack_latency_ms: Latency,
     /// The simulator's own lateness.
     pub schedule_lag_ms: Latency,
+    /// Ack latency of the batches that were due after the ramp.
+    pub steady_ack_latency_ms: Latency,
+    /// The simulator's lateness with them.
+    pub steady_schedule_lag_ms: Latency,
 }
 
 impl Failure {
@@ -161,10 +171,12 @@ impl Step {
 
     /// The simulator's lateness is a large part of what was measured.
     pub(super) fn simulator_was_late(&self) -> bool {
-        match (self.schedule_lag_ms.p99, self.ack_latency_ms.p99) {
+        let late = |lag: &Latency, ack: &Latency| match (lag.p99, ack.p99) {
             (Some(lag), Some(ack)) => lag * 2.0 > ack,
             _ => false,
-        }
+        };
+        late(&self.schedule_lag_ms, &self.ack_latency_ms)
+            || late(&self.steady_schedule_lag_ms, &self.steady_ack_latency_ms)
     }
 
     /// One line.
@@ -178,16 +190,25 @@ impl Step {
         if self.nth_try > 1 {
             let _ = write!(line, "  try {}", self.nth_try);
         }
-        let figures = [
-            ("ack p99", self.ack_latency_ms.p99, "ms"),
-            ("lag p99", self.schedule_lag_ms.p99, "ms"),
-            ("gateway", self.cpu_cores, "cores"),
-            ("simulator", self.simulator_cores, "cores"),
-            ("others", self.other_cores, "cores"),
+        for (name, all, steady) in [
+            ("ack p99", &self.ack_latency_ms, &self.steady_ack_latency_ms),
+            ("lag p99", &self.schedule_lag_ms, &self.steady_schedule_lag_ms),
+        ] {
+            if let Some(all) = all.p99 {
+                let _ = write!(line, "  {name} {all:.1} ms");
+            }
+            if let Some(steady) = steady.p99 {
+                let _ = write!(line, " ({steady:.1} after the ramp)");
+            }
+        }
+        let cores = [
+            ("gateway", self.cpu_cores),
+            ("simulator", self.simulator_cores),
+            ("others", self.other_cores),
         ];
-        for (name, value, unit) in figures {
-            if let Some(value) = value {
-                let _ = write!(line, "  {name} {value:.2} {unit}");
+        for (name, cores) in cores {
+            if let Some(cores) = cores {
+                let _ = write!(line, "  {name} {cores:.2} cores");
             }
         }
         if let Some(why) = &self.why {
@@ -210,16 +231,24 @@ impl Certificate {
         if self.held {
             row("readings a second", self.readings_per_s.map(|rate| format!("{rate:.0}")));
             row("devices", self.devices.map(|devices| devices.to_string()));
-            row("ack latency, ms", self.ack_latency_ms.as_ref().map(ToString::to_string));
-            row("schedule lag, ms", self.schedule_lag_ms.as_ref().map(ToString::to_string));
+            for (name, latency) in [
+                ("ack latency, ms", &self.ack_latency_ms),
+                ("  after the ramp", &self.steady_ack_latency_ms),
+                ("schedule lag, ms", &self.schedule_lag_ms),
+                ("  after the ramp", &self.steady_schedule_lag_ms),
+            ] {
+                row(name, latency.as_ref().map(ToString::to_string));
+            }
             row("gateway, cores", self.cpu_cores.map(|cores| format!("{cores:.2}")));
             row("KiB a connection", self.kib_per_connection.map(|kib| format!("{kib:.1}")));
         }
         for profile in &self.settings.profiles {
             row("profile", Some(profile.clone()));
         }
-        let Settings { vary, step_s, precision, tries, verified, .. } = &self.settings;
+        let Settings { vary, step_s, connects_per_s, precision, tries, verified, .. } =
+            &self.settings;
         row("steps", Some(format!("{step_s} s after the ramp, by {vary}, to {precision} of it")));
+        row("ramp", Some(format!("{connects_per_s} devices a second at most")));
         row("tries", Some(format!("a load fails when it fails {}", times(*tries))));
         let store = if *verified { "every step compared with it" } else { "not looked at" };
         row("store", Some(store.to_owned()));
@@ -304,6 +333,8 @@ mod tests {
             kib_per_connection: None,
             ack_latency_ms: Latency { p99: Some(10.0), ..Latency::default() },
             schedule_lag_ms: Latency { p99: Some(1.0), ..Latency::default() },
+            steady_ack_latency_ms: Latency::default(),
+            steady_schedule_lag_ms: Latency::default(),
         }
     }
 
@@ -343,6 +374,6 @@ mod tests {
         assert_eq!(tries[1].went(), Went::LostData);
         let failure = Failure::lowest(&tries).unwrap();
         assert!(failure.data_lost, "{failure:?}");
-        assert!(tries[1].line().contains("failed  try 2  ack p99 10.00 ms"), "{}", tries[1].line());
+        assert!(tries[1].line().contains("failed  try 2  ack p99 10.0 ms"), "{}", tries[1].line());
     }
 }

@@ -55,6 +55,9 @@ pub(super) struct CertifyArgs {
     /// How long each load is played after the devices have connected.
     #[arg(long, default_value = "10s", value_parser = duration)]
     step: Duration,
+    /// How many devices connect in a second before each load, at most.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    connects_per_s: u32,
     /// Longest wait for acknowledgements after a step.
     #[arg(long, default_value = "10s", value_parser = duration)]
     drain_timeout: Duration,
@@ -152,6 +155,7 @@ fn request(args: CertifyArgs) -> Result<Request, String> {
         precision: args.precision,
         tries: args.tries,
         step: args.step,
+        connects_per_s: args.connects_per_s,
         drain_timeout: args.drain_timeout,
         gateway_pid: args.gateway_pid.map(|pid| pid.to_string()),
         store: args.store,
