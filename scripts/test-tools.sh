@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests need and this machine lacks: the sqlite3 command, the stores that the
+# Installs what the tests need and this machine lacks: sqlite3 and openssl, the stores that the
 # gateway forwards to, and the WebSocket, MQTT and MessagePack libraries of Python and Node.js for the
 # example devices under proto/examples. Everything but Debian packages goes below the checkout.
 # Runs again at no cost.
@@ -14,6 +14,7 @@ command -v node >/dev/null || packages+=(nodejs)
 command -v npm >/dev/null || packages+=(npm)
 command -v python3 >/dev/null || packages+=(python3)
 python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
+command -v openssl >/dev/null || packages+=(openssl)
 command -v strace >/dev/null || packages+=(strace)
 [ -x /usr/sbin/mkfs.ext4 ] || packages+=(e2fsprogs)
 compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || packages+=(libfaketime)

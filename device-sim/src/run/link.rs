@@ -5,6 +5,7 @@
 
 use super::pipe::Pipe;
 use super::tickets::TicketPool;
+use super::tls::{self, TlsStream};
 use super::upgrade::upgrade;
 use crate::plan::Plan;
 use anyhow::{Context, Result, bail, ensure};
@@ -16,7 +17,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
-use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{self, http, protocol::WebSocketConfig};
 
@@ -82,7 +82,7 @@ pub(super) struct Connector {
     /// Number of source addresses 127.0.0.1, 127.0.0.2, …; 0 leaves it to the system.
     sources: u32,
     name: ServerName<'static>,
-    tls: TlsConnector,
+    tls: Arc<ClientConfig>,
 }
 
 impl Connector {
@@ -137,7 +137,7 @@ impl Connector {
             preferred: AtomicUsize::new(0),
             sources,
             name,
-            tls: TlsConnector::from(Arc::new(tls_config(ca, plan.own_count())?)),
+            tls: Arc::new(tls_config(ca, plan.own_count())?),
         })
     }
 
@@ -158,12 +158,9 @@ impl Connector {
     async fn connect_in_time(&self, device: u32, token: &str) -> Result<Link, LinkError> {
         let socket = self.tcp(device).await?;
         let _ = socket.set_nodelay(true);
-        let mut stream = self
-            .tls
-            .connect(self.name.clone(), Pipe::new(socket))
+        let stream = tls::connect(Arc::clone(&self.tls), self.name.clone(), Pipe::new(socket))
             .await
             .map_err(|error| self.tls_error(&error))?;
-        stream.get_mut().1.set_buffer_limit(Some(MAX_WRITE_BUFFER_BYTES));
         let request = self.request(token)?;
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)

@@ -21,6 +21,7 @@ mod series;
 mod session;
 mod tally;
 mod tickets;
+mod tls;
 mod trouble;
 mod upgrade;
 

@@ -37,7 +37,7 @@ impl Session<'_> {
         if !changed {
             return Ok(());
         }
-        self.link.get_mut().get_mut().0.slow_down(troubles.slow);
+        self.link.get_mut().io_mut().slow_down(troubles.slow);
         let (fleet, index) = (fleet.clone(), sender.index);
         let at_ns = fleet.elapsed_ns(now);
         loop {
