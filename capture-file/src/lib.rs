@@ -9,7 +9,7 @@ mod read;
 mod transcode;
 mod write;
 
-pub use read::{CaptureError, Reader, Record};
+pub use read::{CaptureError, Reader, Record, batch_in};
 pub use transcode::{TranscodeError, transcode};
 pub use write::Writer;
 

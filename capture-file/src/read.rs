@@ -103,6 +103,12 @@ impl<R: Read> Reader<R> {
         Ok(reader)
     }
 
+    /// Where the next frame begins, in bytes: with the place after it, that of a batch for
+    /// [`batch_in`].
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// What was sampled.
     pub fn header(&self) -> &Header {
         &self.header
@@ -175,6 +181,17 @@ impl<R: Read> Reader<R> {
     fn damaged(&self, what: &'static str) -> CaptureError {
         CaptureError::Damaged { offset: self.offset, what }
     }
+}
+
+/// The batch in a frame that was read from its place in a file; `None` if it is not whole.
+pub fn batch_in(frame: &[u8]) -> Option<(BatchHead<'_>, &[u8])> {
+    let (length, rest) = take(frame)?;
+    let (crc, rest) = take(rest)?;
+    let (&kind, body) = rest.split_first()?;
+    let is_whole = kind == BATCH
+        && u32::from_le_bytes(length) as usize == body.len()
+        && u32::from_le_bytes(crc) == crc32c::crc32c(rest);
+    is_whole.then(|| batch(body)).flatten()
 }
 
 fn device(body: &[u8]) -> Option<Device> {

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use capture_file::{
-    BatchHead, CaptureError, End, EndedBy, Header, Reader, Record, Writer, transcode,
+    BatchHead, CaptureError, End, EndedBy, Header, Reader, Record, Writer, batch_in, transcode,
 };
 use proto::{BatchEncoder, RawTime, RawValue};
 
@@ -153,4 +153,35 @@ fn a_batch_keeps_its_shape_when_it_is_written_again() {
         assert_eq!((Ok(again.len()), again.seq()), (count, 9));
     }
     assert!(transcode(b"\x80", 1, &mut encoder, |_, _| true).is_err());
+}
+
+#[test]
+fn a_batch_is_found_again_at_its_place() {
+    let (bytes, _) = written();
+    let mut reader = Reader::open(&bytes[..]).unwrap();
+    let (mut from, mut found) = (reader.offset(), 0);
+    loop {
+        let (arrival, body) = match reader.next().unwrap() {
+            Record::Batch(head, body) => (head.arrival_us, body.to_vec()),
+            Record::Device(_) => (0, vec![]),
+            Record::End(_) => break,
+        };
+        let frame =
+            &bytes[usize::try_from(from).unwrap()..usize::try_from(reader.offset()).unwrap()];
+        from = reader.offset();
+        if body.is_empty() {
+            assert_eq!(batch_in(frame), None, "a device is no batch");
+            continue;
+        }
+        let again = batch_in(frame).unwrap();
+        assert_eq!((again.0.arrival_us, again.1), (arrival, &body[..]));
+        for place in 0..frame.len() {
+            let mut damaged = frame.to_vec();
+            damaged[place] ^= 0x10;
+            assert_eq!(batch_in(&damaged), None, "byte {place}");
+            assert_eq!(batch_in(&frame[..place]), None);
+        }
+        found += 1;
+    }
+    assert_eq!(found, 2);
 }

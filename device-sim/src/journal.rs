@@ -5,7 +5,7 @@
 //! a killed run leaves a usable journal. Such a journal is not `complete`: devices may have sent
 //! more than it says.
 
-use crate::plan::{Plan, PlanVersion1, whole_run};
+use crate::plan::{Plan, PlanVersion1, Replay, whole_run};
 use anyhow::{Context, Result, bail, ensure};
 use proto::ErrorCode;
 use serde::{Deserialize, Serialize};
@@ -120,6 +120,16 @@ impl Ledger {
         u32::try_from(seq - plan.start_seq).unwrap_or(u32::MAX).saturating_add(shed)
     }
 
+    /// The sequence number of a place in the schedule; `None` if that found no room.
+    pub fn seq_of(&self, plan: &Plan, tick: u32) -> Option<u64> {
+        let begins =
+            |&(from, shed): &(u64, u32)| from.saturating_sub(plan.start_seq) + u64::from(shed);
+        let after = self.shed.partition_point(|entry| begins(entry) <= u64::from(tick));
+        let shed = after.checked_sub(1).map_or(0, |last| self.shed[last].1);
+        let seq = plan.start_seq + u64::from(tick) - u64::from(shed);
+        self.shed.get(after).is_none_or(|&(from, _)| seq < from).then_some(seq)
+    }
+
     /// Whether the device has lost a batch before it was sent.
     pub fn has_dropped(&self, seq: u64) -> bool {
         let after = self.dropped.partition_point(|&(first, _)| first <= seq);
@@ -207,8 +217,14 @@ impl Journal {
     /// # Errors
     /// It cannot be read, is not a journal, is cut off, or was written by a newer version.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut journal =
-            Self { plan: read_header(path)?, complete: false, paths: vec![path.into()] };
+        Self::open_beside(path, None)
+    }
+
+    /// …of a replay whose capture may have been read.
+    fn open_beside(path: &Path, known: Option<&Plan>) -> Result<Self> {
+        let known = known.and_then(|plan| plan.replay.as_ref());
+        let plan = read_header(path, known)?;
+        let mut journal = Self { plan, complete: false, paths: vec![path.into()] };
         let mut devices = 0;
         let mut end = None;
         for line in lines(path)? {
@@ -245,7 +261,11 @@ impl Journal {
         if let [path] = paths {
             return Self::open(path);
         }
-        let journals = paths.iter().map(|path| Self::open(path)).collect::<Result<Vec<_>>>()?;
+        let mut journals: Vec<Self> = Vec::new();
+        for path in paths {
+            let known = journals.first().map(|first| &first.plan);
+            journals.push(Self::open_beside(path, known)?);
+        }
         let plans: Vec<(&Path, &Plan)> = (paths.iter().map(PathBuf::as_path))
             .zip(journals.iter().map(|journal| &journal.plan))
             .collect();
@@ -272,7 +292,7 @@ fn lines(path: &Path) -> Result<impl Iterator<Item = std::io::Result<String>> + 
     Ok(BufReader::new(file).lines().skip(1))
 }
 
-fn read_header(path: &Path) -> Result<Plan> {
+fn read_header(path: &Path, known: Option<&Replay>) -> Result<Plan> {
     #[derive(Deserialize)]
     struct Format {
         journal: u32,
@@ -297,7 +317,7 @@ fn read_header(path: &Path) -> Result<Plan> {
         _ => serde_json::from_str::<Header<Plan>>(&line).with_context(not_one)?.plan,
     };
     if let Some(replay) = &mut plan.replay {
-        replay.reopen(path)?;
+        replay.reopen(path, known)?;
     }
     plan.check().map_err(anyhow::Error::msg).with_context(not_one)?;
     Ok(plan)
@@ -366,6 +386,17 @@ mod tests {
         let ledger = &ledgers()[1];
         let lost: Vec<u64> = (1..12).filter(|&seq| ledger.has_dropped(seq)).collect();
         assert_eq!(lost, [2, 7, 8, 9]);
+    }
+
+    #[test]
+    fn what_found_no_room_has_no_number() {
+        let ledger = &ledgers()[1];
+        let seqs = [0, 1, 2, 3, 4, 5, 6, 7].map(|tick| ledger.seq_of(&plan(), tick));
+        let one = Some(1);
+        assert_eq!(seqs, [one, None, None, Some(2), Some(3), None, Some(4), Some(5)]);
+        for seq in seqs.into_iter().flatten() {
+            assert_eq!(ledger.seq_of(&plan(), ledger.tick_of(&plan(), seq)), Some(seq));
+        }
     }
 
     #[test]

@@ -22,7 +22,9 @@ pub use load::Phase;
 pub use replay::{MAX_COPIES, Replay};
 pub use shard::{MAX_SHARDS, Shard, whole_run};
 pub use spoil::Spoil;
-pub use tape::{MAX_TAPE_BYTES, Tape, TapeBatch, TapeDevice};
+pub(crate) use tape::Played;
+pub use tape::{MAX_TAPE_BATCHES, MAX_TAPE_BYTES, MAX_TAPE_MEASUREMENTS};
+pub use tape::{Tape, TapeBatch, TapeDevice};
 pub use version_1::PlanVersion1;
 
 use crate::profile::{Fields, ReadingId, mix};

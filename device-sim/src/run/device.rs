@@ -102,7 +102,7 @@ impl Device {
                     }
                     Ended::Left | Ended::Forgotten(_) => self.backoff.next(None, fastrand::f64()),
                     Ended::Lost(error) => self.failed(error),
-                    Ended::Hopeless(sentence) => return Some(("conflict", sentence)),
+                    Ended::Hopeless(kind, sentence) => return Some((kind, sentence)),
                 },
                 Some(Err(error)) => self.failed(error),
                 None => return None,

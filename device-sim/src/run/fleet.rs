@@ -6,6 +6,7 @@ use super::tally::{Phase, Tally, lock};
 use crate::journal::Ledger;
 use crate::plan::{Mode, Plan, Spoil};
 use crate::profile::Fields;
+use anyhow::Result;
 use proto::BatchEncoder;
 use proto::encode::ColumnTimes;
 use serde_json::json;
@@ -63,25 +64,29 @@ impl Fleet {
     }
 
     /// Writes a batch as a complete message.
-    pub(super) fn encode(&self, device: &Sender, tick: u32, seq: u64) -> bytes::Bytes {
+    ///
+    /// # Errors
+    /// The capture that is played cannot be read any more.
+    pub(super) fn encode(&self, device: &Sender, tick: u32, seq: u64) -> Result<bytes::Bytes> {
         thread_local! {
             static SCRATCH: RefCell<Scratch> = RefCell::default();
         }
         if self.plan.spoils()
             && let Some(spoil) = self.plan.spoilt_batch(device.index, tick, seq)
         {
-            return spoilt(spoil, seq);
+            return Ok(spoilt(spoil, seq));
         }
         if let Some(replay) = &self.plan.replay {
-            return SCRATCH.with_borrow_mut(|Scratch { encoder, .. }| {
-                self.plan.encode_replayed(replay, encoder, (device.index, tick, seq));
-                bytes::Bytes::copy_from_slice(encoder.finish())
+            return SCRATCH.with_borrow_mut(|Scratch { encoder, frame, .. }| {
+                let which = (device.index, tick, seq);
+                self.plan.encode_replayed(replay, (frame, encoder), which)?;
+                Ok(bytes::Bytes::copy_from_slice(encoder.finish()))
             });
         }
-        SCRATCH.with_borrow_mut(|scratch| match self.plan.kind_of(device.index).mode {
+        Ok(SCRATCH.with_borrow_mut(|scratch| match self.plan.kind_of(device.index).mode {
             Mode::Readings => self.encode_readings(scratch, device, tick, seq),
             Mode::Columns => self.encode_columns(scratch, device, tick, seq),
-        })
+        }))
     }
 
     fn encode_readings(
@@ -123,7 +128,7 @@ impl Fleet {
 
     fn encode_columns(
         &self,
-        Scratch { encoder, rows, times }: &mut Scratch,
+        Scratch { encoder, rows, times, .. }: &mut Scratch,
         device: &Sender,
         tick: u32,
         seq: u64,
@@ -168,6 +173,8 @@ struct Scratch {
     encoder: BatchEncoder,
     rows: Vec<Fields>,
     times: Vec<i64>,
+    /// What is read from a capture.
+    frame: Vec<u8>,
 }
 
 /// Who a batch comes from.

@@ -20,6 +20,7 @@ mod slices;
 mod sqlite;
 mod store;
 mod subscription;
+mod upcoming;
 mod victoria_metrics;
 
 pub use http::{Credential, Endpoint};
@@ -112,8 +113,13 @@ fn pass(store: &mut dyn Store, journal: &Journal) -> Result<Counts> {
         if let Some(replay) = &plan.replay {
             let (complete, of) = (journal.complete, (plan, replay));
             let mut check = ReplayedCheck::new(of, &ledger, complete, fidelity, &id, &mut counts);
-            store.rows(&id, &mut |row| check.row(row))?;
-            check.finish();
+            let mut unreadable = Ok(());
+            store.rows(&id, &mut |row| {
+                if unreadable.is_ok() {
+                    unreadable = check.row(row);
+                }
+            })?;
+            unreadable.and_then(|()| check.finish())?;
             continue;
         }
         let mut check =

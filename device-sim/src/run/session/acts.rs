@@ -1,6 +1,6 @@
 //! What a session does because the plan wants something to go wrong.
 
-use super::{Ended, Session};
+use super::{Ended, Session, unreadable};
 use crate::plan::{Absence, Trouble};
 use crate::profile::mix;
 use crate::run::device::Device;
@@ -63,10 +63,10 @@ impl Session<'_> {
             _ => None,
         };
         let sent = match trouble {
-            Trouble::Repeat => self.again(0),
-            Trouble::Reuse => self.again(1),
-            Trouble::Skip => self.out_of_turn(),
-            Trouble::Malformed => Some(self.malformed(fault)),
+            Trouble::Repeat => self.again(0)?,
+            Trouble::Reuse => self.again(1)?,
+            Trouble::Skip => self.out_of_turn()?,
+            Trouble::Malformed => Some(self.malformed(fault)?),
             _ => None,
         };
         if ended.is_some() || sent.is_some() {
@@ -80,45 +80,45 @@ impl Session<'_> {
 
     /// The last batch that was sent on this connection and acknowledged, once more; with the
     /// content of another place in the schedule if that is so many further.
-    fn again(&mut self, further: u32) -> Option<Message> {
+    fn again(&mut self, further: u32) -> Result<Option<Message>, Ended> {
         let Device { fleet, sender, outbox, .. } = &*self.device;
         let seq = outbox.acked();
         if self.first_here == 0 || seq < self.first_here {
-            return None;
+            return Ok(None);
         }
         let tick = fleet.ledger(sender.index).tick_of(&fleet.plan, seq);
-        let message = fleet.encode(sender, tick + further, seq);
+        let message = fleet.encode(sender, tick + further, seq).map_err(unreadable)?;
         if further > 0 {
             self.reused = seq;
         }
-        Some(Message::Binary(message))
+        Ok(Some(Message::Binary(message)))
     }
 
     /// A batch with the number after the one that comes next. Not as the first of a connection:
     /// that one may skip numbers.
-    fn out_of_turn(&self) -> Option<Message> {
+    fn out_of_turn(&self) -> Result<Option<Message>, Ended> {
         let Device { fleet, sender, outbox, .. } = &*self.device;
         if self.first_here == 0 || outbox.acked() < self.first_here {
-            return None;
+            return Ok(None);
         }
         let seq = outbox.next() + 1;
-        Some(Message::Binary(fleet.encode(sender, 0, seq)))
+        Ok(Some(Message::Binary(fleet.encode(sender, 0, seq).map_err(unreadable)?)))
     }
 
-    fn malformed(&self, fault: usize) -> Message {
+    fn malformed(&self, fault: usize) -> Result<Message, Ended> {
         let Device { fleet, sender, outbox, .. } = &*self.device;
         let hash = mix(&[fleet.plan.seed, fault as u64, sender.index.into(), outbox.next(), 81]);
-        match hash % 5 {
+        Ok(match hash % 5 {
             0 => Message::Binary(Bytes::from_static(&[0xc1; 16])),
             1 => {
-                let whole = fleet.encode(sender, 0, outbox.next());
+                let whole = fleet.encode(sender, 0, outbox.next()).map_err(unreadable)?;
                 let piece = 1 + (hash >> 8) as usize % PIECE_BYTES.min(whole.len() - 1);
                 Message::Binary(whole.slice(..piece))
             }
             2 => Message::Text("21.5".into()),
             3 => Message::Binary(Bytes::from_static(b"\x81\xa5bogus\x80")),
             _ => Message::Binary(self.hello()),
-        }
+        })
     }
 
     /// A device that was away has lost half of what it took meanwhile.

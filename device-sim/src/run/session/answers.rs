@@ -13,9 +13,10 @@ impl Session<'_> {
     pub(super) fn welcome(&mut self, welcome: &Welcome) -> Result<(), Ended> {
         let (batch, readings) = (self.device.batch, welcome.limits.readings);
         if batch > readings {
-            return Err(Ended::Hopeless(format!(
-                "--batch {batch} is more than this gateway takes: {readings}"
-            )));
+            return Err(Ended::Hopeless(
+                "conflict",
+                format!("--batch {batch} is more than this gateway takes: {readings}"),
+            ));
         }
         if let Some(acked) = welcome.acked_seq {
             self.acknowledged(acked)?;

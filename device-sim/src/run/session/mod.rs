@@ -40,8 +40,8 @@ pub(super) enum Ended {
     Forgotten(u64),
     /// To be tried again.
     Lost(LinkError),
-    /// Going on would lose or double data.
-    Hopeless(String),
+    /// Going on would lose or double data, or has nothing to send: the kind of it, and a sentence.
+    Hopeless(&'static str, String),
 }
 
 /// What a connection waits for.
@@ -101,7 +101,7 @@ pub(super) async fn run(device: &mut Device, link: Link) -> Ended {
 
 impl From<Conflict> for Ended {
     fn from(conflict: Conflict) -> Self {
-        Ended::Hopeless(conflict.to_string())
+        Ended::Hopeless("conflict", conflict.to_string())
     }
 }
 
@@ -238,7 +238,7 @@ impl Session<'_> {
                 break;
             }
             let fleet = &self.device.fleet;
-            let message = fleet.encode(&self.device.sender, tick, seq);
+            let message = fleet.encode(&self.device.sender, tick, seq).map_err(unreadable)?;
             let readings = u64::from(fleet.plan.batch_of(self.device.sender.index, tick));
             bytes += message.len();
             self.first_here = if self.first_here == 0 { seq } else { self.first_here };
@@ -327,6 +327,10 @@ impl Session<'_> {
         };
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, close).await;
     }
+}
+
+fn unreadable(error: anyhow::Error) -> Ended {
+    Ended::Hopeless("capture", format!("{error:#}"))
 }
 
 fn lost(error: &tungstenite::Error) -> LinkError {

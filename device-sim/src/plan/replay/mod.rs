@@ -1,6 +1,6 @@
 //! A capture in place of profiles: what was sampled, with its timing, times N.
 
-use super::{MAX_DEVICES, Plan, Tape, TapeBatch, TapeDevice, tape};
+use super::{MAX_DEVICES, Plan, Played, Tape, TapeBatch, TapeDevice, tape};
 use anyhow::{Context, Result, ensure};
 use capture_file::transcode;
 use proto::{BatchEncoder, RawReading, RawTime};
@@ -71,11 +71,16 @@ impl Replay {
         Ok(replay)
     }
 
-    /// Reads the capture again that a journal names, or the one of that name beside `journal`.
+    /// Reads the capture again that a journal names, or the one of that name beside `journal`;
+    /// unless `known` is the same one, opened.
     ///
     /// # Errors
     /// It cannot be read, or is another one.
-    pub fn reopen(&mut self, journal: &Path) -> Result<()> {
+    pub fn reopen(&mut self, journal: &Path, known: Option<&Self>) -> Result<()> {
+        if let Some(known) = known.filter(|known| known.fingerprint == self.fingerprint) {
+            self.tape.clone_from(&known.tape);
+            return Ok(());
+        }
         let beside = self.capture.file_name().map(|name| journal.with_file_name(name));
         let path = match beside {
             Some(beside) if !self.capture.exists() => beside,
@@ -140,8 +145,13 @@ impl Replay {
         })
     }
 
+    /// What a device plays in a lap.
+    pub(crate) fn batches(&self, device: u32) -> &[TapeBatch] {
+        self.tape().batches(self.of(device).0)
+    }
+
     fn batch(&self, device: u32, tick: u32) -> (&TapeBatch, u64) {
-        let batches = &self.of(device).0.batches;
+        let batches = self.batches(device);
         let count = batches.len();
         (&batches[tick as usize % count], (tick as usize / count) as u64)
     }
@@ -151,7 +161,7 @@ impl Replay {
     }
 
     pub(super) fn largest(&self, device: u32) -> u32 {
-        self.of(device).0.batches.iter().map(|batch| batch.readings).max().unwrap_or(0)
+        self.of(device).0.largest
     }
 
     /// So much later than the first copy a device begins, in nanoseconds.
@@ -173,7 +183,7 @@ impl Replay {
     }
 
     pub(super) fn ticks(&self, device: u32, closed_loop: bool) -> u32 {
-        let count = u32::try_from(self.of(device).0.batches.len()).unwrap_or(u32::MAX);
+        let count = u32::try_from(self.batches(device).len()).unwrap_or(u32::MAX);
         let Some(loop_ns) = self.loop_ns else { return count };
         if closed_loop {
             return u32::try_from(loop_ns / ROUND_TRIP_NS).unwrap_or(u32::MAX).max(1);
@@ -229,8 +239,7 @@ impl Replay {
     }
 
     fn largest_of_all(&self) -> u64 {
-        let all = self.tape().devices.iter().flat_map(|device| &device.batches);
-        all.map(|batch| u64::from(batch.readings)).max().unwrap_or(0)
+        self.tape().devices.iter().map(|device| u64::from(device.largest)).max().unwrap_or(0)
     }
 
     pub(super) fn times_ns(&self) -> (i64, i64) {
@@ -243,26 +252,46 @@ impl Replay {
         )
     }
 
-    /// The body of a batch, as a capture has it.
-    pub(crate) fn body(&self, device: u32, tick: u32) -> &[u8] {
-        self.tape().body(self.batch(device, tick).0)
+    /// Reads a batch into `frame`.
+    ///
+    /// # Errors
+    /// The file has changed, or cannot be read.
+    pub(crate) fn played<'f>(
+        &self,
+        (device, tick): (u32, u32),
+        frame: &'f mut Vec<u8>,
+    ) -> Result<Played<'f>> {
+        self.tape().open(self.batch(device, tick).0, frame)
     }
 }
 
 impl Plan {
-    /// Writes a batch of a capture into `encoder`.
+    /// Reads a batch of a capture into `frame`, and writes it into `encoder`.
+    ///
+    /// # Errors
+    /// The file has changed, or cannot be read.
     pub(crate) fn encode_replayed(
         &self,
         replay: &Replay,
-        encoder: &mut BatchEncoder,
+        (frame, encoder): (&mut Vec<u8>, &mut BatchEncoder),
         (device, tick, seq): (u32, u32, u64),
-    ) {
-        let written = transcode(replay.body(device, tick), seq, encoder, |index, reading| {
+    ) -> Result<()> {
+        let played = replay.played((device, tick), frame)?;
+        transcode(played.body, seq, encoder, |index, reading| {
+            played.change(reading);
             let time_ns = self.replayed_ns(replay, device, tick, index, reading);
             reading.time = Some(RawTime::Units(time_ns));
             true
-        });
-        written.expect("every batch was read when the capture was");
+        })?;
+        Ok(())
+    }
+
+    /// The earliest time of a batch of a lap, nanoseconds since the Unix epoch.
+    pub(crate) fn first_replayed_ns(&self, replay: &Replay, device: u32, tick: u32) -> i64 {
+        let first_ns = replay.batch(device, tick).0.first_ns;
+        // As if all of them were a reading with that time.
+        let time = Some(RawTime::Units(first_ns));
+        self.replayed_ns(replay, device, tick, 0, &RawReading { time, ..RawReading::default() })
     }
 
     /// The time of a replayed reading, nanoseconds since the Unix epoch.
@@ -286,128 +315,4 @@ impl Plan {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use crate::plan::tests::plan;
-    use capture_file::{BatchHead, EndedBy, Header, Writer};
-
-    const S: u64 = 1_000_000_000;
-
-    /// Two devices: batches at 10 s and 12.5 s, and at 11 s; readings from half a second before.
-    fn replay(copies: u32, speed: f64) -> Replay {
-        let header = Header {
-            tool: "test".into(),
-            from_ns: 0,
-            share: [1, 1],
-            kept_tags: vec![],
-            kept_fields: vec![],
-            blanked_fields: vec![],
-        };
-        let mut writer = Writer::new(Vec::new(), &header).unwrap();
-        let mut encoder = BatchEncoder::new();
-        for (device, arrival_ms) in [(0, 10_000), (1, 11_000), (0, 12_500)] {
-            if writer.counts().devices == device {
-                writer.device(["one", "two"][device as usize], "realm").unwrap();
-            }
-            let time = arrival_ms * 1_000_000 - 500_000_000;
-            let (stream, skipped, left_out, measurement) = (0, 0, 0, "");
-            let arrival_us = u64::try_from(arrival_ms).unwrap() * 1_000;
-            let readings = 2;
-            let head =
-                BatchHead { device, arrival_us, stream, skipped, readings, left_out, measurement };
-            encoder.readings(1, 2);
-            let fields = [("x", proto::RawValue::Float(1.5))];
-            encoder.reading(Some("m"), Some(time), &[], &fields);
-            encoder.reading(Some("m"), None, &[], &fields);
-            writer.batch(&head, encoder.body()).unwrap();
-        }
-        let (bytes, _) = writer.finish(0, EndedBy::CaughtUp).unwrap();
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), bytes).unwrap();
-        Replay::open(file.path(), copies, speed, 6 * S).unwrap()
-    }
-
-    fn played(replay: Replay) -> Plan {
-        let (devices, duration_ns) = (replay.devices(), S + replay.duration_ns(false));
-        Plan { devices, duration_ns, ramp_ns: S, replay: Some(replay), ..plan() }
-    }
-
-    #[test]
-    fn batches_are_due_as_they_came_each_copy_a_phase_later() {
-        let plan = played(replay(3, 2.0));
-        assert_eq!((plan.devices, plan.check()), (6, Ok(())));
-        let ids: Vec<String> = (0..6).map(|device| plan.device_id(device)).collect();
-        assert_eq!(ids[0..3], ["sim-one-1", "sim-two-1", "sim-one-2"]);
-        assert!(ids.iter().all(|id| plan.has_device(id)));
-        for other in ["sim-one-4", "sim-one-0", "sim-one-01", "sim-six-1", "one-1", "sim-one"] {
-            assert!(!plan.has_device(other), "{other}");
-        }
-        // After the ramp; half of the distances; copies 3 s apart.
-        let due = |device| -> Vec<u64> {
-            let all = 0..plan.ticks(device);
-            all.map(|tick| plan.due_ns(device, tick) * 1_000 / S).collect()
-        };
-        assert_eq!(due(0), [1_000, 2_250]);
-        assert_eq!(due(1), [1_500]);
-        assert_eq!(due(2), [4_000, 5_250]);
-        assert_eq!(due(4), [7_000, 8_250]);
-    }
-
-    #[test]
-    fn times_keep_their_distances_and_laps_do_not_meet() {
-        let mut replay = replay(1, 1.0);
-        assert_eq!(replay.tape().length_ns, 3 * S);
-        replay.loop_ns = Some(4 * S);
-        let plan = played(replay);
-        let replay = plan.replay.as_ref().unwrap();
-        assert_eq!(plan.ticks(0), 3, "the second lap begins after 3 s, and ends after 4 s");
-        let times = |tick| -> Vec<i64> {
-            let batch =
-                proto::Batch::open(replay.body(0, tick), &proto::Limits::unbounded()).unwrap();
-            let (mut readings, mut reading) = (batch.readings(), RawReading::default());
-            let mut times = vec![];
-            while let Some(read) = readings.next(&mut reading).unwrap() {
-                read.unwrap();
-                let index = u32::try_from(times.len()).unwrap();
-                times.push(plan.replayed_ns(replay, 0, tick, index, &reading) - plan.base_ns);
-            }
-            times
-        };
-        assert_eq!(times(0), [500_000_000, 1_000_000_001]);
-        assert_eq!(times(1), [3_000_000_000, 3_500_000_001]);
-        assert_eq!(times(2), [3_500_000_001, 4_000_000_002], "a lap, and a nanosecond");
-        let (first, last) = plan.time_range_ns();
-        assert!((0..3).flat_map(times).all(|t| (first..=last).contains(&(t + plan.base_ns))));
-    }
-
-    #[test]
-    fn in_a_closed_loop_times_end_before_the_start_and_laps_lie_beside_each_other() {
-        let mut replay = replay(1, 1.0);
-        let plan = Plan { closed_loop: Some(2), ..played(replay.clone()) };
-        assert_eq!((plan.ticks(0), plan.ticks(1)), (2, 1), "once");
-        replay.loop_ns = Some(S);
-        let plan = Plan { closed_loop: Some(2), ..played(replay) };
-        let replay = plan.replay.as_ref().unwrap();
-        let second = RawReading::default();
-        let first =
-            RawReading { time: Some(RawTime::Units(-500_000_000)), ..RawReading::default() };
-        let times = |tick| {
-            [(0, &first), (1, &second)]
-                .map(|(index, of)| plan.replayed_ns(replay, 0, tick, index, of) - plan.base_ns)
-        };
-        assert_eq!(times(0), [-3_500_000_000, -2_999_999_999]);
-        assert_eq!(times(2), [-3_499_999_999, -2_999_999_997], "one later, two later");
-        let (from, to) = plan.time_range_ns();
-        for tick in [0, 2, plan.ticks(0) - 2] {
-            let within = |time: &i64| (from..=to).contains(&(time + plan.base_ns));
-            assert!(times(tick).iter().all(within), "{tick}");
-        }
-    }
-
-    #[test]
-    fn a_journal_of_another_capture_is_refused() {
-        let mut of_a_run = replay(1, 1.0);
-        let path = std::env::temp_dir().join("run.journal");
-        assert!(of_a_run.reopen(&path).is_err(), "it is gone");
-    }
-}
+mod tests;
