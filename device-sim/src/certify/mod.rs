@@ -2,7 +2,7 @@
 //!
 //! Plays short open-loop runs against a gateway, each with another load, and closes in on the
 //! limit. A load holds if everything due was sent and answered, the figures of the run are as asked
-//! for, and, where the gateway's store is at hand, every acknowledged reading is in it. One that
+//! for, and, where a store of the gateway is at hand, every acknowledged reading is in it. One that
 //! failed is tried again, unless the store did not hold what was acknowledged.
 
 mod process;
@@ -15,7 +15,7 @@ use crate::expect::Expectation;
 use crate::journal::Journal;
 use crate::plan::{Kind, Plan};
 use crate::run::{self, Credentials, Options, Outcome, Report, Show};
-use crate::verify::{self, SqliteStore};
+use crate::verify::{self, StoreAt};
 use anyhow::{Context, Result, bail};
 use process::{Look, Looks};
 use search::Search;
@@ -70,8 +70,10 @@ pub struct Request {
     pub drain_timeout: Duration,
     /// The gateway's process, if it runs on this machine.
     pub gateway_pid: Option<String>,
-    /// The gateway's embedded store, if it is at hand.
-    pub store: Option<PathBuf>,
+    /// A store that the gateway writes to, if one is at hand.
+    pub store: Option<StoreAt>,
+    /// What came there more than once is no fault.
+    pub allow_duplicates: bool,
     /// Longest wait for the store to catch up.
     pub settle: Duration,
     /// Where the journal of a step goes.
@@ -95,6 +97,8 @@ fn search(request: &Request, say: &dyn Fn(&str)) -> Result<Vec<Step>> {
     runtime.spawn(stop_on_signal(stop.clone()));
     let (first, most) = (request.load_of(request.from), request.load_of(request.up_to));
     let mut search = Search::new(first, most, request.precision, request.tries);
+    // A store that cannot be reached is said before anything is played.
+    request.store.as_ref().map(|store| store.open(&request.plan)).transpose()?;
     let before = request.gateway_pid.as_deref().map(process::look).transpose()?;
     let mut trial = Trial { request, runtime: &runtime, stop, before, most_devices: 0, free: None };
     let mut steps: Vec<Step> = Vec::new();
@@ -202,6 +206,7 @@ impl Request {
                 precision: self.precision,
                 tries: self.tries,
                 verified: self.store.is_some(),
+                store: self.store.as_ref().map(ToString::to_string),
             },
             machine: Machine::here(),
             steps,
@@ -241,7 +246,7 @@ impl Trial<'_> {
         }
         self.most_devices = self.most_devices.max(devices);
         let store = self.request.store.as_ref().filter(|_| !self.stop.is_cancelled());
-        let verdict = store.map(|path| self.verify(path)).transpose()?;
+        let verdict = store.map(|store| self.verify(store)).transpose()?;
         if report.outcome == Outcome::Interrupted || self.stop.is_cancelled() {
             bail!("interrupted");
         }
@@ -307,10 +312,14 @@ impl Trial<'_> {
         Ok(Played { report, looks, steady: (start + ramp, start + length) })
     }
 
-    fn verify(&self, path: &std::path::Path) -> Result<verify::Report> {
+    fn verify(&self, store: &StoreAt) -> Result<verify::Report> {
         let journal = Journal::open(&self.request.journal)?;
-        let mut store = SqliteStore::open(path)?;
-        verify::verify(&mut store, &journal, self.request.settle)
+        let mut store = store.open(&journal.plan)?;
+        let mut verdict = verify::verify(&mut *store, &journal, self.request.settle)?;
+        if self.request.allow_duplicates {
+            verdict.allow_duplicates();
+        }
+        Ok(verdict)
     }
 
     fn kib_per_connection(&self, gateway: &[Look]) -> Option<f64> {

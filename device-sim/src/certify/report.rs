@@ -83,8 +83,10 @@ pub struct Settings {
     pub precision: f64,
     /// A load fails when it has failed so often.
     pub tries: u32,
-    /// Whether each step was compared with the gateway's store.
+    /// Whether each step was compared with a store.
     pub verified: bool,
+    /// That store.
+    pub store: Option<String>,
 }
 
 /// Where the simulator ran; the gateway ran there, too, if its process was named.
@@ -245,13 +247,11 @@ impl Certificate {
         for profile in &self.settings.profiles {
             row("profile", Some(profile.clone()));
         }
-        let Settings { vary, step_s, connects_per_s, precision, tries, verified, .. } =
-            &self.settings;
+        let Settings { vary, step_s, connects_per_s, precision, tries, store, .. } = &self.settings;
         row("steps", Some(format!("{step_s} s after the ramp, by {vary}, to {precision} of it")));
         row("ramp", Some(format!("{connects_per_s} devices a second at most")));
         row("tries", Some(format!("a load fails when it fails {}", times(*tries))));
-        let store = if *verified { "every step compared with it" } else { "not looked at" };
-        row("store", Some(store.to_owned()));
+        row("every step verified in", Some(store.clone().unwrap_or_else(|| "no store".to_owned())));
         let Machine { cores, cpu, kernel } = &self.machine;
         let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".to_owned());
         row("machine", Some(format!("{cores} cores, {}, Linux {}", text(cpu), text(kernel))));

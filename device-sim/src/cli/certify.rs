@@ -1,5 +1,6 @@
 //! `device-sim certify`: the highest load that meets a service level.
 
+use super::store::{PLACES, StoreArgs};
 use super::{CommandError, duration, judge, write_file, write_json};
 use crate::certify::{Request, Vary, certify};
 use crate::expect::Expectation;
@@ -31,7 +32,7 @@ pub(super) struct CertifyArgs {
     #[arg(long, value_name = "FILE")]
     token_key: PathBuf,
     /// The service level, such as 'ack_p99_ms<100,lost==0': figures as for `run --expect`, and
-    /// cpu_cores, kib_per_connection (with --gateway-pid), lost, … (with --store).
+    /// cpu_cores, kib_per_connection (with --gateway-pid), lost, … (with a store, such as --store).
     #[arg(long, required = true, value_delimiter = ',', value_name = "EXPECTATION")]
     slo: Vec<Expectation>,
     /// What makes the load higher: more devices, or shorter intervals of as many.
@@ -79,9 +80,16 @@ pub(super) struct CertifyArgs {
     /// The gateway's process, to measure its CPU and memory.
     #[arg(long, value_name = "PID")]
     gateway_pid: Option<u32>,
-    /// The gateway's embedded store, to verify every step.
-    #[arg(long, value_name = "FILE")]
-    store: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Certificate of the CA that vouches for the store (PEM) [default: those of the system].
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "place",
+        conflicts_with_all = ["store", "subscription"]
+    )]
+    store_ca: Option<PathBuf>,
     /// Longest wait for the store to catch up after a step.
     #[arg(long, default_value = "30s", value_parser = duration)]
     settle: Duration,
@@ -115,8 +123,10 @@ pub(super) fn execute(args: CertifyArgs) -> Result<bool, CommandError> {
 /// Says what is wrong with the arguments.
 fn request(args: CertifyArgs) -> Result<Request, String> {
     let of_the_store = args.slo.iter().find(|expected| expected.is_of_the_store());
-    if let Some(expected) = of_the_store.filter(|_| args.store.is_none()) {
-        return Err(format!("--slo {expected} needs --store: only the store shows it"));
+    let store = args.store.at(args.store_ca.as_deref());
+    if let Some(expected) = of_the_store.filter(|_| store.is_none()) {
+        let places = PLACES.map(|place| format!("--{place}")).join(" or ");
+        return Err(format!("--slo {expected} needs {places}: only a store shows it"));
     }
     if !STEPS.contains(&args.step) {
         return Err("--step must be 1s to 1h".to_owned());
@@ -158,7 +168,8 @@ fn request(args: CertifyArgs) -> Result<Request, String> {
         connects_per_s: args.connects_per_s,
         drain_timeout: args.drain_timeout,
         gateway_pid: args.gateway_pid.map(|pid| pid.to_string()),
-        store: args.store,
+        store,
+        allow_duplicates: args.store.allow_duplicates,
         settle: args.settle,
         journal: beside.unwrap_or_else(|| {
             std::env::temp_dir().join(format!("device-sim-certify-{}.journal", std::process::id()))

@@ -7,6 +7,7 @@ mod merge;
 mod play;
 mod replay;
 mod run;
+mod store;
 mod subscribe;
 mod verify;
 

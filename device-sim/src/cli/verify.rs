@@ -1,44 +1,20 @@
 //! `device-sim verify`: a run against what a store holds.
 
+use super::store::{PLACES, StoreArgs};
 use super::{duration, judge, write_json};
 use crate::expect::Expectation;
 use crate::journal::Journal;
-use crate::plan::Plan;
-use crate::verify::{
-    self, Credential, Endpoint, LedgerSource, SqliteStore, Subscription, VictoriaMetrics,
-};
-use anyhow::{Result, bail};
-use clap::Args;
+use crate::verify::{self, Credential, Endpoint, LedgerSource};
+use anyhow::{Context, Result};
+use clap::{ArgGroup, Args};
 use std::path::PathBuf;
 use std::time::Duration;
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("looked at").args(PLACES).required(true))]
 pub(super) struct VerifyArgs {
     #[command(flatten)]
-    place: PlaceArgs,
-    /// The realm of the devices, where --store has their names in several.
-    #[arg(long, value_name = "NAME", requires = "store")]
-    realm: Option<String>,
-    /// The bucket of --influx; in version 1 the database.
-    #[arg(long, alias = "database", requires = "influx")]
-    bucket: Option<String>,
-    /// The organisation of --influx; version 2 needs it.
-    #[arg(long, requires = "influx")]
-    org: Option<String>,
-    /// A file with a token that may read.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["store", "subscription"])]
-    token_file: Option<PathBuf>,
-    /// A user that may read.
-    #[arg(
-        long,
-        value_name = "NAME",
-        requires = "password_file",
-        conflicts_with_all = ["store", "subscription", "token_file"]
-    )]
-    user: Option<String>,
-    /// A file with the user's password.
-    #[arg(long, value_name = "FILE", requires = "user")]
-    password_file: Option<PathBuf>,
+    store: StoreArgs,
     /// Certificate of the CA that vouches for the store (PEM) [default: those of the system].
     #[arg(long, value_name = "FILE", conflicts_with_all = ["store", "subscription"])]
     ca: Option<PathBuf>,
@@ -51,9 +27,6 @@ pub(super) struct VerifyArgs {
     /// Longest wait for the store to catch up.
     #[arg(long, default_value = "30s", value_parser = duration)]
     settle: Duration,
-    /// Readings that came twice are counted, and are no fault: MQTT delivers at least once.
-    #[arg(long)]
-    allow_duplicates: bool,
     #[command(flatten)]
     ledger: LedgerArgs,
 }
@@ -90,32 +63,13 @@ impl LedgerArgs {
     }
 }
 
-/// Where to look.
-#[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
-struct PlaceArgs {
-    /// The gateway's embedded store, such as data/telemetry.db.
-    #[arg(long, value_name = "FILE")]
-    store: Option<PathBuf>,
-    /// An InfluxDB, such as http://localhost:8086; with --bucket. Its /health page tells the
-    /// version: 2 is asked in Flux with --org, 1 and 3 in InfluxQL. So is every one below a path
-    /// or with --user.
-    #[arg(long, value_name = "URL", requires = "bucket")]
-    influx: Option<String>,
-    /// A VictoriaMetrics, such as http://localhost:8428.
-    #[arg(long, value_name = "URL")]
-    victoriametrics: Option<String>,
-    /// What `device-sim subscribe` recorded of an MQTT broker.
-    #[arg(long, value_name = "FILE")]
-    subscription: Option<PathBuf>,
-}
-
 pub(super) fn execute(args: &VerifyArgs) -> Result<bool> {
     let journal = Journal::open_all(&args.journal)?;
-    let mut store = open_store(args, &journal.plan)?;
+    let store = args.store.at(args.ca.as_deref());
+    let mut store = store.context("no store is named")?.open(&journal.plan)?;
     let mut ledger = args.ledger.open()?;
     let mut report = verify::verify_with(&mut *store, &journal, args.settle, ledger.as_mut())?;
-    if args.allow_duplicates {
+    if args.store.allow_duplicates {
         report.allow_duplicates();
     }
     if let Some(path) = &args.report {
@@ -127,29 +81,4 @@ pub(super) fn execute(args: &VerifyArgs) -> Result<bool> {
         .collect::<Result<_>>()?;
     Ok(judge(&serde_json::to_value(&report)?, &expected, |said| println!("{said}"))
         && report.passed)
-}
-
-fn open_store(args: &VerifyArgs, plan: &Plan) -> Result<Box<dyn verify::Store>> {
-    let endpoint = |url: &str| Endpoint {
-        url: url.to_owned(),
-        ca: args.ca.clone(),
-        credential: match (&args.token_file, &args.user, &args.password_file) {
-            (Some(token), ..) => Credential::TokenFile(token.clone()),
-            (None, Some(user), Some(password)) => Credential::User(user.clone(), password.clone()),
-            _ => Credential::None,
-        },
-    };
-    let PlaceArgs { store, influx, victoriametrics, subscription } = &args.place;
-    Ok(match (store, influx, victoriametrics, subscription) {
-        (Some(path), ..) => Box::new(SqliteStore::open(path)?.of_realm(args.realm.clone())),
-        (_, Some(url), ..) => {
-            let (bucket, org) = (args.bucket.as_deref().unwrap_or_default(), args.org.as_deref());
-            verify::influx(&endpoint(url), bucket, org, plan)?
-        }
-        (_, _, Some(url), _) => Box::new(VictoriaMetrics::open(&endpoint(url), plan)?),
-        (.., Some(path)) => Box::new(Subscription::open(path)?),
-        (None, None, None, None) => {
-            bail!("give --store, --influx, --victoriametrics or --subscription")
-        }
-    })
 }

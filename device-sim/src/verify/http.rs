@@ -117,11 +117,14 @@ impl Client {
     /// A client that has not connected yet; `token_scheme` stands before a token.
     pub(super) fn new(endpoint: &Endpoint, token_scheme: &str) -> Result<Self> {
         let url = endpoint.url.clone();
+        // What stands there may be a secret, and is not said again.
+        ensure!(
+            !url.contains(['@', '?']),
+            "what is given is not http://host:port or https://host, without user, password and query"
+        );
         let wrong = || anyhow!("{url:?} is not http://host:port or https://host");
         let uri: Uri = url.parse().map_err(|_| wrong())?;
-        let authority = uri.authority().filter(|name| !name.as_str().contains('@'));
-        let authority = authority.ok_or_else(wrong)?;
-        ensure!(uri.query().is_none(), wrong());
+        let authority = uri.authority().ok_or_else(wrong)?;
         let host = authority.host().trim_matches(['[', ']']).to_owned();
         let (tls, port) = match uri.scheme_str() {
             Some("http") => (None, 80),
@@ -366,6 +369,22 @@ fn base64(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::{Client, Credential, Endpoint};
+
+    #[test]
+    fn a_secret_in_an_address_is_not_said_again() {
+        for url in ["http://user:hidden@localhost", "http://localhost/?u=user&p=hidden", "hidden@"]
+        {
+            let endpoint = Endpoint { url: url.into(), ca: None, credential: Credential::None };
+            let refused = Client::new(&endpoint, "Token").err().map(|error| format!("{error:?}"));
+            let refused = refused.unwrap_or_default();
+            assert!(
+                refused.contains("without user, password") && !refused.contains("hidden"),
+                "{refused}"
+            );
+        }
+    }
+
     #[test]
     fn base64_is_as_in_rfc_4648() {
         for (text, encoded) in

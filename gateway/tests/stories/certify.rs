@@ -1,6 +1,10 @@
 //! The search for the highest load that meets a service level, against a real gateway.
 
-use super::support::{Home, PATIENCE, run_to_end, sibling};
+use super::support::{
+    Home, PATIENCE, run_to_end,
+    servers::{Influx, TlsFront, VictoriaMetrics},
+    sibling,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::{
@@ -13,7 +17,7 @@ use std::{
 /// A device brings 10 readings a second.
 const PACE: [&str; 4] = ["--interval", "200ms", "--batch", "2"];
 
-fn certify(home: &Home, url: &str, slo: &str) -> Command {
+pub(super) fn certify(home: &Home, url: &str, slo: &str) -> Command {
     let mut certify = Command::new(sibling("device-sim"));
     certify.args(["certify", "--url", url, "--slo", slo, "--step", "1s"]);
     // A disk that many tests share may take long for a sync.
@@ -24,7 +28,7 @@ fn certify(home: &Home, url: &str, slo: &str) -> Command {
     certify
 }
 
-fn result(home: &Home) -> (Value, String) {
+pub(super) fn result(home: &Home) -> (Value, String) {
     let read = |name: &str| std::fs::read_to_string(home.path().join(name)).unwrap();
     (serde_json::from_str(&read("certify.json")).unwrap(), read("certify.txt"))
 }
@@ -66,7 +70,7 @@ fn the_highest_load_is_found() {
         "devices                25",
         "at 300 readings/s, twice: expected connections<=25, found 30",
         "a load fails when it fails twice",
-        "every step",
+        "every step verified in the embedded store",
     ] {
         assert!(page.contains(shown), "{shown}: {page}");
     }
@@ -98,7 +102,7 @@ fn a_level_that_nothing_meets_is_said_so() {
     assert!(page.contains("not met at all"), "{page}");
 
     let (code, said) = run_to_end(certify(&home, &gateway.url, "ack_p99_ms<100,lost==0"));
-    assert!(code == 2 && said.contains("lost==0 needs --store"), "{code} {said}");
+    assert!(code == 2 && said.contains("lost==0 needs --store or --influx"), "{code} {said}");
 }
 
 /// The first connection breaks in the middle of its run, and nothing else ever goes wrong.
@@ -164,6 +168,52 @@ fn lost_data_fails_a_load_at_once() {
     let why = format!("the store does not hold what was acknowledged: {lost} lost");
     assert_eq!((&steps[1]["acked"], &found["failed_at"]["why"]), (lost, &why.clone().into()));
     assert!(page.contains(&why), "{page}");
+}
+
+/// …which need not be the embedded one.
+#[test]
+fn every_step_is_verified_in_the_store_that_is_named() {
+    let (influx, victoria) = (Influx::start(&["telemetry"]), VictoriaMetrics::start());
+    let (front, other_front) = (TlsFront::start(influx.port()), TlsFront::start(influx.port()));
+    let home = Home::new();
+    let gateway = home.start_with(&format!(
+        "[sinks.influx]\ntype = \"influxdb\"\nurl = \"{}\"\nca_file = {:?}\n\
+         [sinks.victoria]\ntype = \"influxdb\"\ndialect = \"victoriametrics\"\nurl = \"{}\"\n",
+        influx.url(),
+        influx.ca().display(),
+        victoria.url(),
+    ));
+    let in_influx = |front: &TlsFront, bucket: &str| {
+        let ca = front.ca().display().to_string();
+        ["--influx", &front.url(), "--bucket", bucket, "--store-ca", &ca].map(str::to_owned)
+    };
+    for (place, shown) in [
+        (in_influx(&front, "telemetry").to_vec(), format!("InfluxDB {}", front.url())),
+        (vec!["--victoriametrics".to_owned(), victoria.url()], victoria.url()),
+    ] {
+        let mut search = certify(&home, &gateway.url, "lost==0,altered==0,unexpected==0");
+        search.args(&place).args(["--settle", "60s", "--from", "20", "--up-to", "40"]).args(PACE);
+        let (code, said) = run_to_end(search);
+        assert_eq!(code, 0, "{said}");
+        let (found, page) = result(&home);
+        let steps = found["steps"].as_array().unwrap();
+        assert_eq!(steps.len(), 2, "{said}");
+        assert!(steps.iter().all(|step| step["lost"] == 0), "{said}");
+        assert!(page.contains(&shown), "{page}");
+        assert!(found["settings"]["store"].as_str().unwrap().contains(&shown), "{found:#}");
+    }
+    // What was stored elsewhere is lost here.
+    influx.query("", "CREATE DATABASE other");
+    let mut search = certify(&home, &gateway.url, "lost==0");
+    search.args(in_influx(&front, "other")).args(["--settle", "0s", "--from", "10"]).args(PACE);
+    let (code, said) = run_to_end(search);
+    assert!(code == 1 && said.contains("does not hold what was acknowledged"), "{said}");
+    // One that cannot be reached is said before anything is played.
+    let [influx, url, bucket, name, ca, _] = in_influx(&front, "telemetry");
+    let mut search = certify(&home, &gateway.url, "lost==0");
+    search.args([influx, url, bucket, name, ca]).arg(other_front.ca());
+    let (code, said) = run_to_end(search);
+    assert!(code == 1 && said.contains("certificate") && !said.contains("readings/s"), "{said}");
 }
 
 /// Between two steps no run is there to listen for a signal.

@@ -1,11 +1,12 @@
 //! The oracle at the far end of a real broker: what the simulator's subscriber recorded is the
 //! fleet's run to the reading, whatever breaks on the way.
 
+use super::certify::{certify, result};
 use super::fleet::{start, verify};
 use super::support::{
     Gateway, Home, PATIENCE, eventually,
     mosquitto::{Mosquitto, PASSWORD},
-    sibling,
+    run_to_end, sibling,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -130,6 +131,26 @@ const FLEET: [&str; 10] = [
     "--duration",
     "8400ms",
 ];
+
+/// What a search for the highest load played has come through the broker, step by step.
+#[test]
+fn the_steps_of_a_search_are_verified_in_what_was_recorded() {
+    let broker = Mosquitto::start(&[]);
+    let home = Home::new();
+    let _recorder = Recorder::start(&home, &broker, &[]);
+    let gateway = gateway(&home, &broker, "json");
+    let mut search = certify(&home, &gateway.url, "lost==0");
+    search.arg("--subscription").arg(recording(&home)).args(["--allow-duplicates", "--settle"]);
+    search.args(["60s", "--interval", "200ms", "--batch", "2", "--from", "20", "--up-to", "40"]);
+    let (code, said) = run_to_end(search);
+    assert_eq!(code, 0, "{said}");
+    let (found, page) = result(&home);
+    let steps = found["steps"].as_array().unwrap();
+    let acked = steps.iter().map(|step| step["acked"].as_u64().unwrap()).sum::<u64>();
+    assert!(steps.len() == 2 && steps.iter().all(|step| step["lost"] == 0), "{said}");
+    assert!(acked > 0 && acked <= recorded(&home, "readings"), "{said}");
+    assert!(page.contains("the recording"), "{page}");
+}
 
 #[test]
 fn restarts_of_the_broker_and_kills_of_the_subscriber_lose_none_of_100_000_readings() {

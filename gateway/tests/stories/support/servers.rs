@@ -102,6 +102,10 @@ impl Influx {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The values of an InfluxQL query's first series, row by row.
     pub fn query(&self, database: &str, query: &str) -> Vec<Vec<serde_json::Value>> {
         let encode =
