@@ -190,7 +190,12 @@ pub fn write(
             count += 1;
         }
         line(&mut out, &End { end: count, complete })?;
-        out.into_inner()?.sync_data()?;
+        let file = out.into_inner()?;
+        // While the run goes on it is written again before long, and a killed process loses nothing
+        // of it: a sync would only stand in the way of a gateway on the same disk.
+        if complete {
+            file.sync_data()?;
+        }
         Ok(std::fs::rename(&temporary, path)?)
     };
     write().with_context(|| format!("cannot write the journal {}", path.display()))
