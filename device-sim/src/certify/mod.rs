@@ -5,6 +5,7 @@
 //! for, and, where a store of the gateway is at hand, every acknowledged reading is in it. One that
 //! failed is tried again, unless the store did not hold what was acknowledged.
 
+mod page;
 mod process;
 mod report;
 mod search;
@@ -13,14 +14,14 @@ pub use report::{Certificate, Failure, Machine, Settings, Step};
 
 use crate::expect::Expectation;
 use crate::journal::Journal;
-use crate::plan::{Kind, Plan};
+use crate::plan::{Kind, Mode, Plan};
 use crate::run::{self, Credentials, Options, Outcome, Report, Show};
 use crate::verify::{self, StoreAt};
 use anyhow::{Context, Result, bail};
 use process::{Look, Looks};
 use search::Search;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
@@ -85,9 +86,10 @@ pub struct Request {
 /// # Errors
 /// A step could not be played at all, or was interrupted.
 pub fn certify(request: &Request, say: &dyn Fn(&str)) -> Result<Certificate> {
+    let began = SystemTime::now();
     let steps = search(request, say);
     let _ = std::fs::remove_file(&request.journal);
-    Ok(request.certificate(steps?))
+    Ok(request.certificate(began, steps?))
 }
 
 fn search(request: &Request, say: &dyn Fn(&str)) -> Result<Vec<Step>> {
@@ -172,17 +174,13 @@ impl Request {
         Ok((plan, rate))
     }
 
-    fn certificate(&self, steps: Vec<Step>) -> Certificate {
+    fn certificate(&self, began: SystemTime, steps: Vec<Step>) -> Certificate {
         let by_rate = |a: &&Step, b: &&Step| a.readings_per_s.total_cmp(&b.readings_per_s);
         let best = steps.iter().filter(|step| step.held).max_by(by_rate).cloned();
-        let profiles = self.plan.kinds.iter().map(|kind| {
-            let interval = humantime::format_duration(Duration::from_nanos(kind.interval_ns));
-            let name = kind.profile.measurement();
-            format!("{name} × {}, {} readings each {interval}", kind.weight, kind.batch)
-        });
         Certificate {
             schema: report::SCHEMA,
             version: crate::VERSION,
+            began: humantime::format_rfc3339_seconds(began).to_string(),
             held: best.is_some(),
             readings_per_s: best.as_ref().map(|step| step.readings_per_s),
             devices: best.as_ref().map(|step| step.devices),
@@ -193,23 +191,40 @@ impl Request {
             steady_ack_latency_ms: best.as_ref().map(|step| step.steady_ack_latency_ms.clone()),
             steady_schedule_lag_ms: best.map(|step| step.steady_schedule_lag_ms),
             failed_at: Failure::lowest(&steps),
-            settings: Settings {
-                url: self.url.clone(),
-                slo: self.slo.iter().map(ToString::to_string).collect(),
-                vary: match self.vary {
-                    Vary::Devices => "devices",
-                    Vary::Interval => "interval",
-                },
-                profiles: profiles.collect(),
-                step_s: self.step.as_secs_f64(),
-                connects_per_s: self.connects_per_s,
-                precision: self.precision,
-                tries: self.tries,
-                verified: self.store.is_some(),
-                store: self.store.as_ref().map(ToString::to_string),
-            },
+            settings: self.settings(),
             machine: Machine::here(),
             steps,
+        }
+    }
+
+    fn settings(&self) -> Settings {
+        let profiles = self.plan.kinds.iter().map(|kind| {
+            let interval = humantime::format_duration(Duration::from_nanos(kind.interval_ns));
+            let name = kind.profile.measurement();
+            let as_columns = if kind.mode == Mode::Columns { " as columns" } else { "" };
+            format!("{name} × {}, {} readings{as_columns} each {interval}", kind.weight, kind.batch)
+        });
+        Settings {
+            url: self.url.clone(),
+            slo: self.slo.iter().map(ToString::to_string).collect(),
+            vary: match self.vary {
+                Vary::Devices => "devices",
+                Vary::Interval => "interval",
+            },
+            devices: self.plan.devices,
+            profiles: profiles.collect(),
+            from: self.from,
+            up_to: self.up_to,
+            step_s: self.step.as_secs_f64(),
+            connects_per_s: self.connects_per_s,
+            drain_timeout_s: self.drain_timeout.as_secs_f64(),
+            precision: self.precision,
+            tries: self.tries,
+            verified: self.store.is_some(),
+            store: self.store.as_ref().map(ToString::to_string),
+            settle_s: self.store.as_ref().map(|_| self.settle.as_secs_f64()),
+            allow_duplicates: self.allow_duplicates,
+            prefix: self.plan.prefix.clone(),
         }
     }
 }

@@ -8,9 +8,6 @@ use std::fmt::Write;
 /// Version of the layout.
 pub(super) const SCHEMA: &str = "device-sim/certify/1";
 
-/// So many cores that others use may be what limits a load.
-const BUSY_CORES: f64 = 0.25;
-
 /// The outcome of a search. The figures at the top are those of the highest load that held; null
 /// where nothing did, or where it was not measured.
 #[derive(Debug, Clone, Serialize)]
@@ -19,6 +16,8 @@ pub struct Certificate {
     pub schema: &'static str,
     /// Version of this tool.
     pub version: &'static str,
+    /// When the search began, in UTC.
+    pub began: String,
     /// Whether any load met the service level.
     pub held: bool,
     /// Highest load that met it, in readings a second.
@@ -73,12 +72,20 @@ pub struct Settings {
     pub slo: Vec<String>,
     /// What makes the load higher: `devices` or `interval`.
     pub vary: &'static str,
+    /// Devices of every load, when intervals make it higher.
+    pub devices: u32,
     /// The profiles with their pace.
     pub profiles: Vec<String>,
+    /// The first load, in readings a second.
+    pub from: f64,
+    /// The highest load, in readings a second.
+    pub up_to: f64,
     /// Length of a step after its ramp, in seconds.
     pub step_s: f64,
     /// Devices that connect in a second of the ramp, at most.
     pub connects_per_s: u32,
+    /// Longest wait for acks after a step, in seconds.
+    pub drain_timeout_s: f64,
     /// Largest gap between what holds and what fails, as a share.
     pub precision: f64,
     /// A load fails when it has failed so often.
@@ -87,6 +94,12 @@ pub struct Settings {
     pub verified: bool,
     /// That store.
     pub store: Option<String>,
+    /// Longest wait for it to catch up, in seconds.
+    pub settle_s: Option<f64>,
+    /// Whether what came there more than once is no fault.
+    pub allow_duplicates: bool,
+    /// Device ids begin with this.
+    pub prefix: String,
 }
 
 /// Where the simulator ran; the gateway ran there, too, if its process was named.
@@ -96,6 +109,8 @@ pub struct Machine {
     pub cores: usize,
     /// Model of the CPU.
     pub cpu: Option<String>,
+    /// Its memory.
+    pub memory_mib: Option<u64>,
     /// Version of the kernel.
     pub kernel: Option<String>,
 }
@@ -220,83 +235,6 @@ impl Step {
     }
 }
 
-impl Certificate {
-    /// The page for a person.
-    pub fn page(&self) -> String {
-        let mut out = format!("device-sim {}: {}\n", self.version, self.settings.url);
-        let _ = writeln!(out, "service level: {}", self.settings.slo.join(", "));
-        let _ = writeln!(out, "{}\n", self.verdict());
-        let mut row = |name: &str, value: Option<String>| {
-            let value = value.unwrap_or_else(|| "not measured".to_owned());
-            let _ = writeln!(out, "  {name:<22} {value}");
-        };
-        if self.held {
-            row("readings a second", self.readings_per_s.map(|rate| format!("{rate:.0}")));
-            row("devices", self.devices.map(|devices| devices.to_string()));
-            for (name, latency) in [
-                ("ack latency, ms", &self.ack_latency_ms),
-                ("  after the ramp", &self.steady_ack_latency_ms),
-                ("schedule lag, ms", &self.schedule_lag_ms),
-                ("  after the ramp", &self.steady_schedule_lag_ms),
-            ] {
-                row(name, latency.as_ref().map(ToString::to_string));
-            }
-            row("gateway, cores", self.cpu_cores.map(|cores| format!("{cores:.2}")));
-            row("KiB a connection", self.kib_per_connection.map(|kib| format!("{kib:.1}")));
-        }
-        for profile in &self.settings.profiles {
-            row("profile", Some(profile.clone()));
-        }
-        let Settings { vary, step_s, connects_per_s, precision, tries, store, .. } = &self.settings;
-        row("steps", Some(format!("{step_s} s after the ramp, by {vary}, to {precision} of it")));
-        row("ramp", Some(format!("{connects_per_s} devices a second at most")));
-        row("tries", Some(format!("a load fails when it fails {}", times(*tries))));
-        row("every step verified in", Some(store.clone().unwrap_or_else(|| "no store".to_owned())));
-        let Machine { cores, cpu, kernel } = &self.machine;
-        let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".to_owned());
-        row("machine", Some(format!("{cores} cores, {}, Linux {}", text(cpu), text(kernel))));
-        out.push('\n');
-        for step in &self.steps {
-            let _ = writeln!(out, "{}", step.line());
-        }
-        out
-    }
-
-    fn verdict(&self) -> String {
-        let mut verdict = match (self.held, &self.failed_at) {
-            (true, None) => "met at the highest load that was asked for".to_owned(),
-            (held, Some(Failure { readings_per_s, tries, why, .. })) => {
-                let met = if held { "met up to the load below" } else { "not met at all" };
-                let tried = if *tries > 1 { format!(", {}", times(*tries)) } else { String::new() };
-                format!("{met}; at {readings_per_s:.0} readings/s{tried}: {why}")
-            }
-            (false, None) => "not met: nothing was tried".to_owned(),
-        };
-        if let Some(Failure { data_lost, simulator_was_late, other_cores, .. }) = &self.failed_at {
-            // Whoever was late, what was acknowledged has to be in the store.
-            if *simulator_was_late && !*data_lost {
-                verdict.push_str("\nthe simulator itself was late: the limit may be its own");
-            }
-            if let Some(others) = other_cores.filter(|others| *others >= BUSY_CORES) {
-                let all = self.machine.cores;
-                let _ = write!(
-                    verdict,
-                    "\nothers used {others:.1} of {all} cores: an idle machine may take more"
-                );
-            }
-        }
-        verdict
-    }
-}
-
-fn times(count: u32) -> String {
-    match count {
-        1 => "once".to_owned(),
-        2 => "twice".to_owned(),
-        _ => format!("{count} times"),
-    }
-}
-
 impl Machine {
     pub(super) fn here() -> Self {
         let read = |path: &str| std::fs::read_to_string(path).ok();
@@ -304,8 +242,13 @@ impl Machine {
             let line = text.lines().find_map(|line| line.strip_prefix("model name"))?;
             Some(line.split_once(':')?.1.trim().to_owned())
         };
+        let memory = |text: String| -> Option<u64> {
+            let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+            Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? >> 10)
+        };
         Self {
             cores: std::thread::available_parallelism().map_or(1, usize::from),
+            memory_mib: read("/proc/meminfo").and_then(memory),
             cpu: read("/proc/cpuinfo").and_then(model),
             kernel: read("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned()),
         }

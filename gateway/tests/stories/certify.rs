@@ -123,7 +123,7 @@ fn a_load_that_failed_by_accident_holds_at_its_second_try() {
     assert_eq!((&steps[0]["held"], &steps[1]["held"]), (&false.into(), &true.into()));
     assert_eq!(steps[0]["why"], "expected reconnects==0, found 1");
     assert_eq!((&found["held"], &found["failed_at"]), (&true.into(), &Value::Null));
-    assert!(page.contains("met at the highest load") && page.contains("held    try 2"), "{page}");
+    assert!(page.contains("met at the highest load") && page.contains("2 held"), "{page}");
 }
 
 /// Carries connections to a port of this machine; the first one ends after so many bytes.
