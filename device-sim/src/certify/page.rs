@@ -16,7 +16,9 @@ impl Certificate {
         let _ = writeln!(out, "{}", self.verdict());
         self.found(&mut out);
         self.asked_for(&mut out);
-        out.push_str("\nEvery try\n");
+        out.push_str(
+            "\nEvery try (latency and lag in ms; gateway, simulator and others in cores)\n",
+        );
         table(&mut out, &self.steps);
         out
     }
@@ -132,7 +134,7 @@ fn table(out: &mut String, steps: &[Step]) {
     for head in heads {
         let _ = write!(out, " {head:>10}");
     }
-    let _ = writeln!(out, "\n  {:>29} {:>43} {:>32}", "", "ms", "cores");
+    out.push('\n');
     for step in steps {
         let held = if step.held { "held" } else { "failed" };
         let Step { readings_per_s: rate, devices, nth_try, .. } = step;

@@ -71,6 +71,11 @@ fn the_highest_load_is_found() {
         "at 300 readings/s, twice: expected connections<=25, found 30",
         "a load fails when it fails twice",
         "every step verified in the embedded store",
+        "p99.9 ",
+        "100 to 1000 readings/s, by more devices, to 0.2 of it",
+        "environment × 1, 2 readings each 200ms",
+        "begin with \"certify-\"",
+        " 2 failed",
     ] {
         assert!(page.contains(shown), "{shown}: {page}");
     }
