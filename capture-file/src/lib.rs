@@ -11,7 +11,7 @@ mod write;
 
 pub use read::{CaptureError, Reader, Record, batch_in};
 pub use transcode::{TranscodeError, transcode};
-pub use write::Writer;
+pub use write::{Mark, Writer};
 
 use serde::{Deserialize, Serialize};
 
@@ -107,7 +107,7 @@ pub struct End {
     pub left_out: u64,
     /// Sequence numbers that were skipped.
     pub skipped: u64,
-    /// Records of the log that could not be read.
+    /// Records of the log that could not be read, whatever was wrong with them.
     pub missing_records: u64,
     /// Why there is no more.
     pub ended_by: EndedBy,

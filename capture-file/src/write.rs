@@ -4,6 +4,20 @@ use super::{
 };
 use std::io::{self, Write};
 
+/// A place between two frames, at which a file could end.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark {
+    bytes: u64,
+    counts: End,
+}
+
+impl Mark {
+    /// From the beginning of the file, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
 /// Writes a capture, frame by frame, and counts what it writes.
 #[derive(Debug)]
 pub struct Writer<W> {
@@ -36,6 +50,16 @@ impl<W: Write> Writer<W> {
         writer.frame.extend(serde_json::to_vec(header)?);
         writer.put(HEADER)?;
         Ok(writer)
+    }
+
+    /// Goes on at a mark: `out` writes there, and the file holds nothing after it.
+    pub fn resume(out: W, mark: Mark) -> Self {
+        Self { out, bytes: mark.bytes, frame: Vec::new(), counts: mark.counts }
+    }
+
+    /// After what was written so far.
+    pub fn mark(&self) -> Mark {
+        Mark { bytes: self.bytes, counts: self.counts }
     }
 
     /// A device; its number is given here.

@@ -6,9 +6,12 @@
 //! refused as a whole, malformed ones, and when devices connected.
 //!
 //! Promises: a file that exists is never written to; the file can be read by its owner only, and
-//! has a limit in bytes; however the capture ends but by `kill -9`, it is whole; no device id, realm,
-//! stream number, tag value or text of a field is in it, unless its name was given to be kept.
+//! has a limit in bytes; however the capture ends but by `kill -9`, it is whole, or there is none; a disk
+//! that is full ends it, and what fitted stays; records that cannot be read are passed over and counted;
+//! no device id, realm, stream number, tag value or text of a field is in it, unless its name was given
+//! to be kept.
 
+mod disk;
 mod pattern;
 mod rekey;
 mod sample;
@@ -18,10 +21,11 @@ pub use rekey::{POSITIONS, Policy};
 
 use crate::{
     log::{Files, LogError, RealFiles, Tail, Tailed, heads},
-    record::{EnvelopeError, Position},
+    record::{Envelope, EnvelopeError, Position},
 };
 use capture_file::{End, EndedBy, Header, Writer};
-use sample::Sample;
+use disk::{Disk, Marks, is_full};
+use sample::{Sample, SampleError};
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, BufWriter, Write},
@@ -105,6 +109,17 @@ pub enum CaptureError {
     /// The disk is nearly full.
     #[error("the disk of {} has less than 256 MiB left", .0.display())]
     DiskFull(PathBuf),
+    /// There is no room for the file.
+    #[error(
+        "no room for {}: {source}; what was written is too little to keep, and was removed",
+        path.display()
+    )]
+    NoRoom {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The file cannot be written.
     #[error("cannot write {}: {source}", path.display())]
     Write {
@@ -150,7 +165,10 @@ pub fn capture(
         Live::For(duration) => now_ns.saturating_add(nanos(duration)),
         Live::On => i64::MAX,
     };
-    let captured = Capture { tail, options, disk, since_ns, until_ns }.write(file, stop);
+    let marks = Marks::of(&file).map_err(|error| disk.failed(error));
+    let captured = marks.and_then(|marks| {
+        Capture { tail, options, disk, marks, since_ns, until_ns }.write(file, stop)
+    });
     if captured.is_err() {
         let _ = fs::remove_file(path);
     }
@@ -175,29 +193,26 @@ fn first_of(log: &Path, since_ns: i64) -> Result<Position, CaptureError> {
         .map_or(Position::ZERO, |head| head.base))
 }
 
-/// Where the file goes.
-struct Disk<'a> {
-    folder: &'a Path,
-    path: &'a Path,
-}
-
-impl Disk<'_> {
-    fn has_room(&self) -> Result<bool, CaptureError> {
-        let free = RealFiles.free_bytes(self.folder).map_err(|error| self.failed(error))?;
-        Ok(free >= RESERVE_BYTES)
-    }
-
-    fn failed(&self, source: io::Error) -> CaptureError {
-        CaptureError::Write { path: self.path.to_owned(), source }
-    }
-}
-
 struct Capture<'a> {
     tail: Tail,
     options: &'a Options,
     disk: Disk<'a>,
+    marks: Marks,
     since_ns: i64,
     until_ns: i64,
+}
+
+/// Why no more is taken.
+enum Stop {
+    Over(EndedBy),
+    /// The file takes no more.
+    Unwritten(io::Error),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Unwritten(error)
+    }
 }
 
 impl Capture<'_> {
@@ -214,21 +229,33 @@ impl Capture<'_> {
         let writer = Writer::new(BufWriter::new(file), &header);
         let writer = writer.map_err(|error| self.disk.failed(error))?;
         let mut sample = Sample::new(self.options, header.from_ns, writer);
-        let ended_by = self.take(&mut sample, stop)?;
-        let counts = *sample.writer.counts();
+        let ended = match self.take(&mut sample, stop)? {
+            Stop::Unwritten(error) => {
+                drop(sample);
+                Err(error)
+            }
+            Stop::Over(ended_by) => self.finish(sample, ended_by),
+        };
+        let end = match ended {
+            Err(full) if is_full(&full) => self.marks.end(RealFiles.now_ns(), full),
+            ended => ended,
+        };
+        let end = end.map_err(|error| self.disk.failed(error))?;
+        if end.batches == 0 {
+            return Err(CaptureError::Nothing);
+        }
+        let folder = File::open(self.disk.folder).and_then(|folder| folder.sync_all());
+        folder.map_err(|error| self.disk.failed(error))?;
+        Ok(end)
+    }
+
+    fn finish(&self, sample: Sample<'_, BufWriter<File>>, ended_by: EndedBy) -> io::Result<End> {
         let to_ns = match ended_by {
             EndedBy::CaughtUp | EndedBy::Duration => self.until_ns,
             _ => RealFiles.now_ns(),
         };
-        let (file, end) =
-            sample.writer.finish(to_ns, ended_by).map_err(|error| self.disk.failed(error))?;
-        if counts.batches == 0 {
-            return Err(CaptureError::Nothing);
-        }
-        let file = file.into_inner().map_err(|error| self.disk.failed(error.into_error()))?;
-        file.sync_all().map_err(|error| self.disk.failed(error))?;
-        let folder = File::open(self.disk.folder).and_then(|folder| folder.sync_all());
-        folder.map_err(|error| self.disk.failed(error))?;
+        let (file, end) = sample.writer.finish(to_ns, ended_by)?;
+        file.into_inner()?.sync_all()?;
         Ok(end)
     }
 
@@ -237,48 +264,75 @@ impl Capture<'_> {
         &mut self,
         sample: &mut Sample<'_, BufWriter<impl Write>>,
         stop: &AtomicBool,
-    ) -> Result<EndedBy, CaptureError> {
-        let over = match self.options.span.live {
-            Live::No => EndedBy::CaughtUp,
-            Live::For(_) | Live::On => EndedBy::Duration,
-        };
+    ) -> Result<Stop, CaptureError> {
+        let over = self.over();
         let mut looked_at = 0;
         while !stop.load(Ordering::Relaxed) {
             match self.tail.next()? {
                 Some(Tailed::Missing(from, to)) => sample.missing(to.0 - from.0 + 1),
                 Some(Tailed::Record(position, bytes)) => {
-                    let (envelope, payload) = crate::record::Envelope::decode(position, &bytes)?;
-                    let at_ns = envelope.receive_ns;
-                    if at_ns > self.until_ns.saturating_add(GRACE_NS) {
-                        return Ok(over);
-                    }
-                    if !(self.since_ns..=self.until_ns).contains(&at_ns) {
-                        continue;
-                    }
-                    let room = self.options.limit_bytes.saturating_sub(END_BYTES);
-                    if !sample
-                        .take(position, &envelope, payload, room)
-                        .map_err(|error| error.named(&self.disk))?
-                    {
-                        return Ok(EndedBy::Limit);
+                    match self.record(sample, position, &bytes) {
+                        Ok(None) => {}
+                        Ok(Some(ended_by)) => return Ok(Stop::Over(ended_by)),
+                        Err(SampleError::Write(error)) => return Ok(error.into()),
+                        // What a newer gateway wrote is not damaged.
+                        Err(SampleError::Record(error @ EnvelopeError::Newer { .. })) => {
+                            return Err(error.into());
+                        }
+                        Err(SampleError::Record(_)) => sample.missing(1),
                     }
                 }
-                None if self.options.span.live == Live::No => return Ok(over),
-                None if RealFiles.now_ns() > self.until_ns.saturating_add(GRACE_NS) => {
-                    return Ok(over);
-                }
+                None if self.options.span.live == Live::No => return Ok(Stop::Over(over)),
+                None if self.is_after(RealFiles.now_ns()) => return Ok(Stop::Over(over)),
                 None => {
-                    sample.writer.flush().map_err(|error| self.disk.failed(error))?;
+                    if let Err(error) = sample.writer.flush() {
+                        return Ok(error.into());
+                    }
                     thread::sleep(FOLLOW_INTERVAL);
                 }
+            }
+            if let Err(error) = self.marks.look(&mut sample.writer) {
+                return Ok(error.into());
             }
             if sample.writer.bytes() >= looked_at + LOOK_EVERY_BYTES {
                 looked_at = sample.writer.bytes();
                 if !self.disk.has_room()? {
-                    return Ok(EndedBy::Disk);
+                    return Ok(Stop::Over(EndedBy::Disk));
                 }
             }
         }
-        Ok(EndedBy::Interrupted)
+        Ok(Stop::Over(EndedBy::Interrupted))
+    }
+
+    /// Takes a record, or says that it is the last.
+    fn record(
+        &self,
+        sample: &mut Sample<'_, BufWriter<impl Write>>,
+        position: Position,
+        bytes: &[u8],
+    ) -> Result<Option<EndedBy>, SampleError> {
+        let (envelope, payload) = Envelope::decode(position, bytes)?;
+        let at_ns = envelope.receive_ns;
+        if self.is_after(at_ns) {
+            return Ok(Some(self.over()));
+        }
+        if !(self.since_ns..=self.until_ns).contains(&at_ns) {
+            return Ok(None);
+        }
+        let room = self.options.limit_bytes.saturating_sub(END_BYTES);
+        let is_taken = sample.take(position, &envelope, payload, room)?;
+        Ok((!is_taken).then_some(EndedBy::Limit))
+    }
+
+    /// What has ended it when its time is over.
+    fn over(&self) -> EndedBy {
+        match self.options.span.live {
+            Live::No => EndedBy::CaughtUp,
+            Live::For(_) | Live::On => EndedBy::Duration,
+        }
+    }
+
+    fn is_after(&self, at_ns: i64) -> bool {
+        at_ns > self.until_ns.saturating_add(GRACE_NS)
     }
 }

@@ -1,6 +1,6 @@
 //! From records of the log to batches of the file: which devices, and what becomes of their readings.
 
-use super::{CaptureError, Disk, Options, Policy, rekey::Rekey};
+use super::{Options, Policy, rekey::Rekey};
 use crate::record::{
     Codec, Envelope, EnvelopeError, Identity, Kind, Points, Position, Source, Value,
 };
@@ -25,15 +25,6 @@ pub(super) enum SampleError {
     Write(io::Error),
 }
 
-impl SampleError {
-    pub(super) fn named(self, disk: &Disk<'_>) -> CaptureError {
-        match self {
-            Self::Record(error) => error.into(),
-            Self::Write(error) => disk.failed(error),
-        }
-    }
-}
-
 impl From<EnvelopeError> for SampleError {
     fn from(error: EnvelopeError) -> Self {
         Self::Record(error)
@@ -48,7 +39,8 @@ impl From<io::Error> for SampleError {
 
 /// A device that is taken.
 struct Taken {
-    number: u32,
+    /// None before its first batch is in the file.
+    number: Option<u32>,
     batches: u64,
     streams: VecDeque<Stream>,
     next_stream: u16,
@@ -115,7 +107,7 @@ impl<'a, W: Write> Sample<'a, W> {
         if self.writer.bytes() + payload.len() as u64 * 2 + 512 > room {
             return Ok(!self.is_taken(&envelope.identity));
         }
-        if !self.knows(&envelope.identity)? {
+        if !self.knows(&envelope.identity) {
             return Ok(true);
         }
         self.rekey.tidy();
@@ -134,7 +126,6 @@ impl<'a, W: Write> Sample<'a, W> {
         learn(&mut self.rekey, self.options, envelope, payload, is_refused)
             .ok_or(undecodable.clone())?;
         let Some(Some(taken)) = self.devices.get_mut(&envelope.identity) else { return Ok(true) };
-        taken.batches += 1;
         let change = Change {
             rekey: &self.rekey,
             policy: &self.options.policy,
@@ -142,14 +133,25 @@ impl<'a, W: Write> Sample<'a, W> {
             unit_ns: if adjusted.is_some() { 1 } else { envelope.time_unit.nanos() },
             from_ns: self.from_ns,
         };
-        let readings = transcode(payload, taken.batches, &mut self.encoder, |index, reading| {
-            !is_refused(index) && change.apply(reading)
-        })
-        .map_err(|_| undecodable)?;
+        let readings =
+            transcode(payload, taken.batches + 1, &mut self.encoder, |index, reading| {
+                !is_refused(index) && change.apply(reading)
+            })
+            .map_err(|_| undecodable)?;
+        // A device is in the file once there is something of it.
+        let number = match taken.number {
+            Some(number) => number,
+            None => {
+                let Identity { realm, device } = &envelope.identity;
+                let name = self.rekey.name(&[realm, device]);
+                self.writer.device(&name, &self.rekey.name(&[realm]))?.number
+            }
+        };
+        (taken.number, taken.batches) = (Some(number), taken.batches + 1);
         let (stream, skipped) = taken.stream(envelope.stream, envelope.seq);
         let after_ns = u64::try_from(envelope.receive_ns - self.from_ns).unwrap_or(0);
         let head = BatchHead {
-            device: taken.number,
+            device: number,
             arrival_us: after_ns / 1_000,
             stream,
             skipped,
@@ -166,31 +168,24 @@ impl<'a, W: Write> Sample<'a, W> {
     }
 
     /// Whether a device is taken; the first time it is seen that is decided.
-    fn knows(&mut self, identity: &Identity) -> Result<bool, SampleError> {
+    fn knows(&mut self, identity: &Identity) -> bool {
         if let Some(known) = self.devices.get(identity) {
-            return Ok(known.is_some());
+            return known.is_some();
         }
         let Options { devices, realm, share: [taken, of], .. } = self.options;
         let fits = realm.as_ref().is_none_or(|realm| **realm == *identity.realm)
             && devices.iter().any(|pattern| pattern.fits(&identity.device));
         if !fits || self.devices.len() >= MAX_DEVICES {
-            return Ok(false);
+            return false;
         }
         // Spread evenly: of each `of` that fit, `taken`.
         let (taken, of) = (u64::from(*taken), u64::from(*of));
         let is_taken = (self.fitting + 1) * taken / of > self.fitting * taken / of;
         self.fitting += 1;
-        let entry = match is_taken {
-            false => None,
-            true => {
-                let name = self.rekey.name(&[&identity.realm, &identity.device]);
-                let realm = self.rekey.name(&[&identity.realm]);
-                let number = self.writer.device(&name, &realm)?.number;
-                Some(Taken { number, batches: 0, streams: VecDeque::new(), next_stream: 0 })
-            }
-        };
-        self.devices.insert(identity.clone(), entry);
-        Ok(is_taken)
+        let streams = VecDeque::new();
+        let taken = Taken { number: None, batches: 0, streams, next_stream: 0 };
+        self.devices.insert(identity.clone(), is_taken.then_some(taken));
+        is_taken
     }
 
     /// A batch some of whose values were converted or left out, as it was accepted: as readings, with

@@ -86,6 +86,10 @@ pub(crate) fn execute(args: CaptureArgs) -> Result<(), Failure> {
     let end = runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot take signals")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot take signals")?;
+        // A limit of the size of files (`ulimit -f`) is an error of a write then, and not the end of
+        // the process in the middle of a file.
+        let too_large = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+        let _too_large = signal(too_large).context("cannot take signals")?;
         let mut work = tokio::task::spawn_blocking({
             let (stop, out) = (Arc::clone(&stop), out.clone());
             move || capture::capture(&log, &out, &options, &stop)
@@ -101,12 +105,16 @@ pub(crate) fn execute(args: CaptureArgs) -> Result<(), Failure> {
     let end = end.map_err(Failure::Running)?;
     let why = match end.ended_by {
         capture_file::EndedBy::Limit => "; ended by --limit",
-        capture_file::EndedBy::Disk => "; ended because the disk is nearly full",
+        capture_file::EndedBy::Disk => {
+            "; ended because the disk is nearly full or a quota is used up"
+        }
         _ => "",
     };
     let missing = match end.missing_records {
         0 => String::new(),
-        records => format!("; {records} records of the log were damaged or deleted"),
+        records => {
+            format!("; {records} records of the log were damaged or deleted, and are not in it")
+        }
     };
     let size = text::bytes(std::fs::metadata(&out).map_or(0, |file| file.len()));
     print(&format!(

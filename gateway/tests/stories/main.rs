@@ -5,6 +5,7 @@ mod ack_means_durable;
 mod bad_input;
 mod bad_inputs;
 mod capture;
+mod capture_trouble;
 mod certify;
 mod dashboards;
 mod dedupe;
