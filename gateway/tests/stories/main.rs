@@ -29,6 +29,7 @@ mod quarantine;
 mod reconcile;
 mod replay;
 mod replay_as_run;
+mod replay_in_every_store;
 mod replay_killed;
 mod rooms;
 mod scenarios;

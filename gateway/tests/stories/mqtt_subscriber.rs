@@ -22,12 +22,12 @@ use std::{
 /// At least so many readings go through the broker.
 const READINGS: u64 = 100_000;
 
-fn recording(home: &Home) -> PathBuf {
+pub(super) fn recording(home: &Home) -> PathBuf {
     home.path().join("subscription.db")
 }
 
 /// A running `device-sim subscribe`; killed when dropped.
-struct Recorder {
+pub(super) struct Recorder {
     child: Child,
     said: mpsc::Receiver<String>,
 }
@@ -44,7 +44,7 @@ impl Recorder {
     }
 
     /// One that is subscribed.
-    fn start(home: &Home, broker: &Mosquitto, arguments: &[&str]) -> Self {
+    pub(super) fn start(home: &Home, broker: &Mosquitto, arguments: &[&str]) -> Self {
         let mut command = Self::command(home, broker, "reader", arguments);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let (line, said) = mpsc::channel();
