@@ -27,7 +27,7 @@ fn each_version_is_asked_in_its_own_language() {
     let journal = journal(folder.path(), &plan, BATCHES);
     let check = |store: &HttpStore, endpoint: &Endpoint, org| -> anyhow::Result<Report> {
         store.set(|state| state.questions.clear());
-        verify(&mut *influx(endpoint, "fleet", org, &plan)?, &journal, Duration::ZERO)
+        verify(&mut *influx(endpoint, "fleet", org, &plan, None)?, &journal, Duration::ZERO)
     };
     let is_in_flux = |store: &HttpStore| {
         let questions = store.state.lock().unwrap().questions.clone();
@@ -70,6 +70,32 @@ fn each_version_is_asked_in_its_own_language() {
     let nobody = Endpoint { url: "http://127.0.0.1:1".to_owned(), ..endpoint(&plain) };
     let error = format!("{:#}", check(&plain, &nobody, org).unwrap_err());
     assert!(error.contains("127.0.0.1:1 does not answer") && error.contains("refused"), "{error}");
+}
+
+#[test]
+fn devices_of_two_realms_are_told_apart_in_flux() {
+    let (plan, folder) = (plan(), tempfile::tempdir().unwrap());
+    let journal = journal(folder.path(), &plan, BATCHES);
+    let sent = readings(&plan, BATCHES);
+    let acked = sent.len() as u64;
+    let mut both = sent.clone();
+    for reading in sent {
+        let mut other = reading;
+        other.tags.insert("realm".to_owned(), "plant".to_owned());
+        other.fields = [("pressure".to_owned(), Value::Float(-1.5))].into();
+        both.push(other);
+    }
+    let store = HttpStore::start(both);
+    store.set(|state| state.version = Some("v2.7.4"));
+    let verdict = |realm| {
+        let mut store = influx(&endpoint(&store), "fleet", Some("our org"), &plan, realm).unwrap();
+        verify(&mut *store, &journal, Duration::ZERO)
+    };
+    assert!(verdict(Some("default")).unwrap().passed);
+    assert_eq!(verdict(Some("plant")).unwrap().altered, acked);
+    assert_eq!(verdict(Some("nowhere")).unwrap().lost, acked);
+    let message = format!("{:#}", verdict(None).unwrap_err());
+    assert!(message.contains("plant") && message.contains("--realm"), "{message}");
 }
 
 #[test]

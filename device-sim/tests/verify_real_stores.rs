@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::readings::{Value, journal, readings};
+use common::readings::{Reading, Value, journal, readings};
 use common::servers::Server;
 use device_sim::journal::Journal;
 use device_sim::plan::Plan;
@@ -161,6 +161,70 @@ fn victoria_metrics_that_deduplicates_is_not_said_to_have_lost_readings() {
     assert!(all(&report) && report.stored > 0 && report.not_shown > report.stored);
     let mut store = VictoriaMetrics::open(&endpoint(&server), &plan).unwrap();
     assert_eq!(store.devices(&plan.prefix).unwrap().len(), 20);
+}
+
+/// The points of every realm but the first have it as a tag.
+#[test]
+fn devices_of_two_realms_are_told_apart() {
+    let (influx, victoria) = (Server::influxdb(), Server::victoria_metrics(&[]));
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan();
+    let journal = journal(folder.path(), &plan, BATCHES);
+    let sent = readings(&plan, BATCHES);
+    let acked = sent.len() as u64;
+    let mut tagged = sent.clone();
+    tagged.iter_mut().for_each(|of| drop(of.tags.insert("realm".into(), "plant".into())));
+    // The same names and times without the tag, other values, and a device that the run has not.
+    let mut others = sent;
+    for other in &mut others {
+        other.fields = [("pressure".to_owned(), Value::Float(-1.5))].into();
+    }
+    let stranger = format!("{}99999", plan.prefix);
+    others.push(Reading { device: stranger, ..others[0].clone() });
+    let both = |readings: &[Reading]| {
+        influx.write(readings, true);
+        victoria.write(readings, false);
+    };
+    let verdicts = |realm: Option<&str>, settle: Duration| {
+        let realm = realm.map(str::to_owned);
+        let [of_influx, of_victoria] = [&influx, &victoria].map(endpoint);
+        let of_influx = InfluxDb::open(&of_influx, "fleet", None, &plan).unwrap();
+        let of_victoria = VictoriaMetrics::open(&of_victoria, &plan).unwrap();
+        let mut influx = of_influx.of_realm(realm.clone());
+        let mut victoria = of_victoria.of_realm(realm);
+        let stores: [&mut dyn Store; 2] = [&mut influx, &mut victoria];
+        stores.map(|store| verify(store, &journal, settle))
+    };
+    both(&tagged);
+    for verdict in verdicts(None, SETTLE) {
+        let verdict = verdict.unwrap();
+        assert!(verdict.passed, "one realm needs no name: {}", verdict.table());
+    }
+    both(&others);
+    // The news have come when the last of them has.
+    let default = || verdicts(Some("default"), Duration::ZERO).map(Result::unwrap);
+    let begin = std::time::Instant::now();
+    while default().iter().any(|verdict| (verdict.altered, verdict.unexpected) != (acked, 1)) {
+        assert!(
+            begin.elapsed() < SETTLE,
+            "{}",
+            default().map(|verdict| verdict.table()).join("\n")
+        );
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    for verdict in verdicts(Some("plant"), Duration::ZERO) {
+        let verdict = verdict.unwrap();
+        assert!(verdict.passed, "{}", verdict.table());
+    }
+    for verdict in verdicts(Some("nowhere"), Duration::ZERO) {
+        let verdict = verdict.unwrap();
+        assert_eq!((verdict.lost, verdict.unexpected), (acked, 0), "{}", verdict.table());
+    }
+    for verdict in verdicts(None, Duration::ZERO) {
+        let message = format!("{:#}", verdict.unwrap_err());
+        assert!(message.contains("plant") && message.contains("--realm"), "{message}");
+        assert!(!message.contains("does not answer"), "{message}");
+    }
 }
 
 /// As a person types it.

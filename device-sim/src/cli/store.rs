@@ -11,8 +11,8 @@ pub(super) const PLACES: [&str; 4] = ["store", "influx", "victoriametrics", "sub
 pub(super) struct StoreArgs {
     #[command(flatten)]
     place: PlaceArgs,
-    /// The realm of the devices, where --store has their names in several.
-    #[arg(long, value_name = "NAME", requires = "store")]
+    /// The realm of the devices, where a store has their names in several.
+    #[arg(long, value_name = "NAME", requires = "place")]
     realm: Option<String>,
     /// The bucket of --influx; in version 1 the database.
     #[arg(long, alias = "database", requires = "influx")]

@@ -35,6 +35,7 @@ pub enum Scalar {
 /// A message of a sink.
 #[derive(Debug, PartialEq, Deserialize)]
 pub(super) struct Message {
+    pub(super) realm: String,
     pub(super) device: String,
     pub(super) readings: Vec<Reading>,
 }
@@ -71,7 +72,7 @@ fn line_message(line: &influxdb_line_protocol::ParsedLine<'_>) -> Result<Message
         .map(|(name, value)| (name.to_string(), value.to_string()))
         .collect();
     // These are of the gateway's own.
-    tags.remove("realm");
+    let realm = tags.remove("realm").unwrap_or_else(|| "default".to_owned());
     let device = tags.remove("device").context("a line without the tag device")?;
     let mut fields = BTreeMap::new();
     for (name, value) in &line.field_set {
@@ -86,7 +87,7 @@ fn line_message(line: &influxdb_line_protocol::ParsedLine<'_>) -> Result<Message
     }
     let time_ns = line.timestamp.context("a line without a time")?;
     let measurement = line.series.measurement.to_string();
-    Ok(Message { device, readings: vec![Reading { measurement, time_ns, tags, fields }] })
+    Ok(Message { realm, device, readings: vec![Reading { measurement, time_ns, tags, fields }] })
 }
 
 #[cfg(test)]
@@ -114,7 +115,7 @@ mod tests {
     #[test]
     fn every_payload_says_the_same() {
         let Reading { measurement, time_ns, tags, fields } = reading();
-        let message = json!({ "realm": "default", "device": "d/1", "record": 7, "readings": [{
+        let message = json!({ "realm": "plant", "device": "d/1", "record": 7, "readings": [{
             "index": 0, "measurement": measurement, "time_ns": time_ns, "tags": tags,
             "fields": fields,
         }]});
@@ -126,9 +127,12 @@ mod tests {
             (Payload::LineProtocol, line.as_bytes().to_vec()),
         ] {
             let read = payload.read(&bytes).unwrap();
-            let device = "d/1".to_owned();
-            assert_eq!(read, [Message { device, readings: vec![reading()] }], "{payload:?}");
+            let (realm, device) = ("plant".to_owned(), "d/1".to_owned());
+            assert_eq!(read, [Message { realm, device, readings: vec![reading()] }], "{payload:?}");
         }
+        // Line protocol does not name this one.
+        let read = Payload::LineProtocol.read(b"m,device=d x=1 1").unwrap();
+        assert_eq!(read[0].realm, "default");
     }
 
     #[test]

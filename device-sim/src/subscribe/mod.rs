@@ -15,6 +15,8 @@ mod recording;
 
 pub use broker::Broker;
 pub use message::{Payload, Scalar};
+#[cfg(test)]
+pub(crate) use recording::ADD_REALM;
 pub use recording::{FORMAT, Totals};
 
 use anyhow::{Context, Result, anyhow, bail};

@@ -5,21 +5,27 @@
 //! is acknowledged.
 
 use super::Options;
-use super::message::{Payload, Reading};
+use super::message::{Message, Payload, Reading};
 use anyhow::{Context, Result, ensure};
 use rumqttc::v5::mqttbytes::v5::Publish;
 use rusqlite::{Connection, params};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Version of the layout.
-pub const FORMAT: i64 = 1;
+/// Version of the layout: 1 had no realms.
+pub const FORMAT: i64 = 2;
 /// Most messages that are kept because nobody could read them; the others are counted.
 const MAX_UNREADABLE: u64 = 100;
 /// How much of such a message is kept, in bytes.
 const UNREADABLE_BYTES: usize = 300;
 /// How long a statement waits for somebody who reads.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// From layout 1. What came before has no realm.
+pub(crate) const ADD_REALM: &str = "
+ALTER TABLE reading ADD COLUMN realm TEXT;
+UPDATE subscription SET format = 2;
+";
 
 const LAYOUT: &str = "
 CREATE TABLE subscription (
@@ -29,7 +35,7 @@ CREATE TABLE subscription (
 ) STRICT;
 CREATE TABLE reading (
     device TEXT NOT NULL, time_ns INTEGER NOT NULL, arrival INTEGER NOT NULL,
-    measurement TEXT NOT NULL, tags TEXT NOT NULL, fields TEXT NOT NULL,
+    measurement TEXT NOT NULL, tags TEXT NOT NULL, fields TEXT NOT NULL, realm TEXT,
     PRIMARY KEY (device, time_ns, arrival)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE unreadable (
@@ -73,11 +79,15 @@ impl Recording {
                 let first = "INSERT INTO subscription VALUES (1, ?1, ?2, 0, 0, 0, 0, 0)";
                 transaction.execute(first, params![FORMAT, options.topic])?;
             }
-            let kept = transaction
+            let mut kept = transaction
                 .query_row("SELECT format, topic, subscribed FROM subscription", [], |row| {
                     Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?))
                 })
                 .context("it is no recording of a subscriber")?;
+            if kept.0 == 1 {
+                transaction.execute_batch(ADD_REALM)?;
+                kept.0 = FORMAT;
+            }
             ensure!(kept.0 == FORMAT, "it has format {}, this is {FORMAT}", kept.0);
             ensure!(kept.1 == options.topic, "it is a recording of {:?}", kept.1);
             transaction.commit()?;
@@ -104,7 +114,7 @@ impl Recording {
                         for part in &parts {
                             for reading in &part.readings {
                                 totals.readings += 1;
-                                insert(&transaction, &part.device, totals.readings, reading)?;
+                                insert(&transaction, part, totals.readings, reading)?;
                             }
                         }
                     }
@@ -157,12 +167,21 @@ fn totals(connection: &Connection) -> rusqlite::Result<Totals> {
     })
 }
 
-fn insert(connection: &Connection, device: &str, arrival: u64, reading: &Reading) -> Result<()> {
+fn insert(connection: &Connection, of: &Message, arrival: u64, reading: &Reading) -> Result<()> {
+    let Message { realm, device, .. } = of;
     let Reading { measurement, time_ns, tags, fields } = reading;
     let (tags, fields) = (serde_json::to_string(tags)?, serde_json::to_string(fields)?);
     let mut statement =
-        connection.prepare_cached("INSERT INTO reading VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
-    statement.execute(params![device, time_ns, signed(arrival), measurement, tags, fields])?;
+        connection.prepare_cached("INSERT INTO reading VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
+    statement.execute(params![
+        device,
+        time_ns,
+        signed(arrival),
+        measurement,
+        tags,
+        fields,
+        realm
+    ])?;
     Ok(())
 }
 

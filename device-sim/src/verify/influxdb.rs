@@ -9,6 +9,7 @@
 
 use super::http::{Client, Endpoint};
 use super::pace::Pace;
+use super::realm::{self, OneRealm};
 use super::slices::{MAX_VALUES, Slice, Slicer, Value};
 use super::store::{Fidelity, Row, Store};
 use crate::plan::Plan;
@@ -33,6 +34,8 @@ pub struct InfluxDb {
     client: Client,
     bucket: String,
     org: Option<String>,
+    /// Whose devices the run is of; absent: their only realm.
+    realm: Option<String>,
     /// Device ids of the run begin with this, as a regular expression.
     prefix: String,
     measurements: Vec<Measurement>,
@@ -46,6 +49,8 @@ struct Measurement {
     name: String,
     fields: Vec<(String, Kind)>,
     tags: Vec<String>,
+    /// Whether points of it have the tag of a realm.
+    has_realm: bool,
     /// From SELECT to FROM.
     select: String,
 }
@@ -95,11 +100,18 @@ impl InfluxDb {
             client: Client::new(endpoint, "Token")?,
             bucket: bucket.to_owned(),
             org: org.map(str::to_owned),
+            realm: None,
             prefix: regular(&plan.prefix),
             measurements: Vec::new(),
             slicer: Slicer::new(1),
             pace: Pace::default(),
         })
+    }
+
+    /// Only devices of this realm are looked at.
+    #[must_use]
+    pub fn of_realm(self, realm: Option<String>) -> Self {
+        Self { realm, ..self }
     }
 
     fn ask(&mut self, question: &str) -> Result<Vec<Series>> {
@@ -131,9 +143,10 @@ impl InfluxDb {
             }
             fields.extend(kinds.into_iter().map(|kind| (field.clone(), kind)));
         }
-        let keys =
-            self.shown("TAG", &measurement)?.into_iter().filter_map(|row| row.into_iter().next());
-        let tags: Vec<String> = keys.filter(|key| !GATEWAYS_TAGS.contains(&key.as_str())).collect();
+        let keys = self.shown("TAG", &measurement)?.into_iter();
+        let mut tags: Vec<String> = keys.filter_map(|row| row.into_iter().next()).collect();
+        let has_realm = tags.iter().any(|key| key == "realm");
+        tags.retain(|key| !GATEWAYS_TAGS.contains(&key.as_str()));
         let mut select = "SELECT ".to_owned();
         for (field, kind) in &fields {
             let _ = write!(select, "{}::{},", name(field), kind.cast());
@@ -141,9 +154,12 @@ impl InfluxDb {
         for tag in &tags {
             let _ = write!(select, "{}::tag,", name(tag));
         }
+        if has_realm {
+            select.push_str("\"realm\"::tag,");
+        }
         select.pop();
         let _ = write!(select, " FROM {}", name(&measurement));
-        Ok(Measurement { name: measurement, fields, tags, select })
+        Ok(Measurement { name: measurement, fields, tags, has_realm, select })
     }
 }
 
@@ -183,13 +199,16 @@ impl Store for InfluxDb {
     }
 
     fn rows(&mut self, device: &str, each: &mut dyn FnMut(Row<'_>)) -> Result<()> {
-        let Self { client, bucket, org, measurements, slicer, .. } = self;
+        let Self { client, bucket, org, realm, measurements, slicer, .. } = self;
+        let mut one = OneRealm::new(device, realm.as_deref());
+        let tag = realm.as_deref().map(realm::tag);
         let device = string(device);
         slicer.walk(
             |from_ns, to_ns, slice| {
                 for measurement in measurements.iter().filter(|m| !m.fields.is_empty()) {
+                    let Some(of_realm) = measurement.of_realm(tag) else { continue };
                     let question = format!(
-                        "{} WHERE \"device\" = {device} AND time >= {from_ns} AND time <= {to_ns} \
+                        "{} WHERE \"device\" = {device}{of_realm} AND time >= {from_ns} AND time <= {to_ns} \
                          LIMIT {}",
                         measurement.select,
                         MAX_POINTS + 1
@@ -198,7 +217,7 @@ impl Store for InfluxDb {
                         if series.partial || series.values.len() > MAX_POINTS {
                             return Ok(false);
                         }
-                        measurement.take(&series, slice)?;
+                        measurement.take(&series, slice, &mut one)?;
                     }
                     if slice.len() > MAX_VALUES {
                         return Ok(false);
@@ -247,8 +266,17 @@ impl Store for InfluxDb {
 }
 
 impl Measurement {
-    fn take(&self, series: &Series, slice: &mut Slice) -> Result<()> {
-        let columns = 1 + self.fields.len() + self.tags.len();
+    /// The condition for points with this tag of a realm; `None` if it has none.
+    fn of_realm(&self, tag: Option<&str>) -> Option<String> {
+        match (tag, self.has_realm) {
+            (None, _) | (Some(""), false) => Some(String::new()),
+            (Some(tag), true) => Some(format!(" AND \"realm\" = {}", string(tag))),
+            (Some(_), false) => None,
+        }
+    }
+
+    fn take(&self, series: &Series, slice: &mut Slice, one: &mut OneRealm<'_>) -> Result<()> {
+        let columns = 1 + self.fields.len() + self.tags.len() + usize::from(self.has_realm);
         ensure!(
             series.columns.len() == columns && series.columns[0] == "time",
             "{columns} columns were asked for, the answer has {:?}",
@@ -261,6 +289,8 @@ impl Measurement {
             ensure!(row.len() == columns, "a row has {} columns", row.len());
             let time_ns = row[0].as_i64().context("a time is not in nanoseconds")?;
             let (fields, tags) = row[1..].split_at(self.fields.len());
+            let (tags, realm) = tags.split_at(self.tags.len());
+            one.sees(realm.first().and_then(Json::as_str).unwrap_or_default())?;
             let first = match last {
                 Some((known, first)) if known == tags => first,
                 _ => {

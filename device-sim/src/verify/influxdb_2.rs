@@ -10,6 +10,7 @@
 use super::http::{Client, Endpoint};
 use super::influxdb::{GATEWAYS_OWN, GATEWAYS_TAGS, InfluxDb, regular};
 use super::pace::Pace;
+use super::realm::{self, OneRealm};
 use super::slices::{MAX_VALUES, Slice, Slicer, Value};
 use super::store::{Fidelity, Row, Store};
 use crate::plan::Plan;
@@ -36,8 +37,13 @@ pub fn influx(
     bucket: &str,
     org: Option<&str>,
     plan: &Plan,
+    realm: Option<&str>,
 ) -> Result<Box<dyn Store>> {
-    let in_influxql = || Ok(Box::new(InfluxDb::open(endpoint, bucket, org, plan)?) as Box<_>);
+    let realm = realm.map(str::to_owned);
+    let in_influxql = || -> Result<Box<dyn Store>> {
+        let store = InfluxDb::open(endpoint, bucket, org, plan)?;
+        Ok(Box::new(store.of_realm(realm.clone())))
+    };
     let mut client = Client::new(endpoint, "Token")?;
     if client.is_below_a_path() || endpoint.credential.is_user() {
         return in_influxql();
@@ -51,7 +57,7 @@ pub fn influx(
     });
     match health?.as_deref().map(|version| version.trim_start_matches('v')) {
         Some(version) if version.starts_with("2.") => match org {
-            Some(org) => Ok(Box::new(InfluxDb2::open(endpoint, bucket, org)?)),
+            Some(org) => Ok(Box::new(InfluxDb2::open(endpoint, bucket, org)?.of_realm(realm))),
             None => bail!("this is InfluxDB {version}: name the organisation with --org"),
         },
         _ => in_influxql(),
@@ -65,6 +71,8 @@ pub struct InfluxDb2 {
     /// As a string of Flux.
     bucket: String,
     org: String,
+    /// Whose devices the run is of; absent: their only realm.
+    realm: Option<String>,
     slicer: Slicer,
     pace: Pace,
 }
@@ -79,9 +87,16 @@ impl InfluxDb2 {
             client: Client::new(endpoint, "Token")?,
             bucket: string(bucket),
             org: org.to_owned(),
+            realm: None,
             slicer: Slicer::new(1),
             pace: Pace::default(),
         })
+    }
+
+    /// Only devices of this realm are looked at.
+    #[must_use]
+    pub fn of_realm(self, realm: Option<String>) -> Self {
+        Self { realm, ..self }
     }
 }
 
@@ -105,19 +120,28 @@ impl Store for InfluxDb2 {
     }
 
     fn rows(&mut self, device: &str, each: &mut dyn FnMut(Row<'_>)) -> Result<()> {
-        let Self { client, bucket, org, slicer, .. } = self;
+        let Self { client, bucket, org, realm, slicer, .. } = self;
+        let mut one = OneRealm::new(device, realm.as_deref());
+        let of_realm = match realm.as_deref().map(realm::tag) {
+            None => String::new(),
+            Some("") => " and not exists r[\"realm\"]".to_owned(),
+            Some(tag) => format!(" and r[\"realm\"] == {}", string(tag)),
+        };
         let device = string(device);
         slicer.walk(
             |from_ns, to_ns, slice| {
                 let question = format!(
-                    "{} |> filter(fn: (r) => r[\"device\"] == {device} and \
+                    "{} |> filter(fn: (r) => r[\"device\"] == {device}{of_realm} and \
                      r[\"_measurement\"] !~ /^{GATEWAYS_OWN}/) |> limit(n: {}) \
                      |> drop(columns: [\"_start\", \"_stop\"])",
                     points(bucket, from_ns, to_ns),
                     MAX_POINTS + 1
                 );
                 let mut tables = Tables::new();
-                ask(client, org, question, &mut |record| take(&record, &mut tables, slice))?;
+                ask(client, org, question, &mut |record| {
+                    one.sees(tag_of(&record, "realm"))?;
+                    take(&record, &mut tables, slice)
+                })?;
                 let fits = tables.values().all(|&(_, points)| points <= MAX_POINTS);
                 Ok(fits && slice.len() <= MAX_VALUES)
             },
@@ -220,6 +244,14 @@ fn name(record: &FluxRecord, slice: &mut Slice) -> Result<usize> {
     }
     let tags = serde_json::to_string(&tags)?;
     Ok(slice.name(text(record, "_measurement")?, &tags, text(record, "_field")?))
+}
+
+/// A tag, empty if it is missing.
+fn tag_of<'a>(record: &'a FluxRecord, name: &str) -> &'a str {
+    match record.values.get(name) {
+        Some(Cell::String(text)) => text,
+        _ => "",
+    }
 }
 
 fn text<'a>(record: &'a FluxRecord, column: &str) -> Result<&'a str> {

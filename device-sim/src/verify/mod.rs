@@ -13,6 +13,7 @@ mod late;
 mod ledger;
 mod pace;
 mod place;
+mod realm;
 mod replayed;
 mod report;
 mod rows;

@@ -46,13 +46,16 @@ impl StoreAt {
     /// # Errors
     /// It is not there, does not answer, or is not what it should be.
     pub fn open(&self, plan: &Plan) -> Result<Box<dyn Store>> {
+        let realm = self.realm.clone();
         Ok(match &self.place {
-            Place::Sqlite(path) => Box::new(SqliteStore::open(path)?.of_realm(self.realm.clone())),
+            Place::Sqlite(path) => Box::new(SqliteStore::open(path)?.of_realm(realm)),
             Place::Influx { endpoint, bucket, org } => {
-                influx(endpoint, bucket, org.as_deref(), plan)?
+                influx(endpoint, bucket, org.as_deref(), plan, realm.as_deref())?
             }
-            Place::VictoriaMetrics(endpoint) => Box::new(VictoriaMetrics::open(endpoint, plan)?),
-            Place::Subscription(path) => Box::new(Subscription::open(path)?),
+            Place::VictoriaMetrics(endpoint) => {
+                Box::new(VictoriaMetrics::open(endpoint, plan)?.of_realm(realm))
+            }
+            Place::Subscription(path) => Box::new(Subscription::open(path)?.of_realm(realm)),
         })
     }
 }

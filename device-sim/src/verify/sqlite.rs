@@ -4,6 +4,7 @@
 //! has few series, and within a bucket of time each of them is one seek. The view leaves that order
 //! to the planner, which may walk a whole bucket for each device. The ledger is in `cursor`.
 
+use super::realm::OneRealm;
 use super::store::{Fidelity, Row, Store, Stored};
 use anyhow::{Context, Result, bail};
 use rusqlite::types::ValueRef;
@@ -77,7 +78,7 @@ impl SqliteStore {
     }
 
     fn rows_of(&self, device: &str, each: &mut dyn FnMut(Row<'_>)) -> Result<()> {
-        let mut only = self.realm.clone();
+        let mut one = OneRealm::new(device, self.realm.as_deref());
         // Buckets do not overlap: bucket after bucket, each sorted, is in the order of time.
         let mut statement = self.connection.prepare_cached(
             "SELECT p.bucket * 1000000000 + p.at AS time_ns, s.measurement, s.tags, s.field, s.kind,
@@ -94,11 +95,7 @@ impl SqliteStore {
                 if measurement.starts_with(GATEWAYS_OWN) {
                     continue;
                 }
-                let realm = row.get_ref(6)?.as_str()?;
-                let only = only.get_or_insert_with(|| realm.to_owned());
-                if only != realm {
-                    bail!("{device} is in the realms {only} and {realm}: name one with --realm");
-                }
+                one.sees(row.get_ref(6)?.as_str()?)?;
                 let value = match (row.get_ref(4)?.as_str()?, row.get_ref(5)?) {
                     ("boolean", ValueRef::Integer(n)) => Stored::Bool(n != 0),
                     (_, ValueRef::Real(x)) => Stored::Float(x),

@@ -11,6 +11,7 @@
 use super::http::{Client, Endpoint};
 use super::influxdb::regular;
 use super::pace::Pace;
+use super::realm::{self, OneRealm};
 use super::slices::{MAX_VALUES, Slice, Slicer, Value};
 use super::store::{Fidelity, Row, Store};
 use crate::plan::Plan;
@@ -37,8 +38,9 @@ const MANY_DEVICES: u32 = 10_000;
 #[derive(Debug)]
 pub struct VictoriaMetrics {
     client: Client,
-    /// Measurement of the run.
-    /// Longest first: one may begin like another.
+    /// Whose devices the run is of; absent: their only realm.
+    realm: Option<String>,
+    /// Measurements of the run, longest first: one may begin like another.
     measurements: Vec<String>,
     many: bool,
     slicer: Slicer,
@@ -68,11 +70,18 @@ impl VictoriaMetrics {
         measurements.dedup();
         Ok(Self {
             client: Client::new(endpoint, "Bearer")?,
+            realm: None,
             measurements,
             many: plan.devices > MANY_DEVICES,
             slicer: Slicer::new(MS),
             pace: Pace::default(),
         })
+    }
+
+    /// Only devices of this realm are looked at.
+    #[must_use]
+    pub fn of_realm(self, realm: Option<String>) -> Self {
+        Self { realm, ..self }
     }
 }
 
@@ -96,8 +105,12 @@ impl Store for VictoriaMetrics {
     }
 
     fn rows(&mut self, device: &str, each: &mut dyn FnMut(Row<'_>)) -> Result<()> {
-        let Self { client, measurements, slicer, .. } = self;
-        let device = format!("{{device={}}}", quoted(device));
+        let Self { client, realm, measurements, slicer, .. } = self;
+        let mut one = OneRealm::new(device, realm.as_deref());
+        // A label that is asked to be empty is one that is not there.
+        let of_realm =
+            realm.as_deref().map(|realm| format!(",realm={}", quoted(realm::tag(realm))));
+        let device = format!("{{device={}{}}}", quoted(device), of_realm.unwrap_or_default());
         let line_samples = LINE_SAMPLES.to_string();
         slicer.walk(
             |from_ns, to_ns, slice| {
@@ -108,11 +121,14 @@ impl Store for VictoriaMetrics {
                     ("end", &end),
                     ("max_rows_per_line", &line_samples),
                 ];
+                // What is wrong with an answer is no failure to answer.
+                let mut taken = Ok(());
                 client.lines("/api/v1/export", &query, |line| {
-                    take(line, measurements, slice)?;
-                    let enough = slice.len() > MAX_VALUES;
+                    taken = take(line, measurements, slice, &mut one);
+                    let enough = taken.is_err() || slice.len() > MAX_VALUES;
                     Ok(if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
                 })?;
+                taken?;
                 Ok(slice.len() <= MAX_VALUES)
             },
             each,
@@ -151,7 +167,12 @@ impl Store for VictoriaMetrics {
     }
 }
 
-fn take(line: &[u8], measurements: &[String], slice: &mut Slice) -> Result<()> {
+fn take(
+    line: &[u8],
+    measurements: &[String],
+    slice: &mut Slice,
+    one: &mut OneRealm<'_>,
+) -> Result<()> {
     let unreadable = || {
         let begin = String::from_utf8_lossy(&line[..line.len().min(200)]);
         format!("cannot read the line {begin:?}")
@@ -166,6 +187,7 @@ fn take(line: &[u8], measurements: &[String], slice: &mut Slice) -> Result<()> {
     if metric.starts_with(GATEWAYS_OWN) {
         return Ok(());
     }
+    one.sees(line.metric.get("realm").map_or("", String::as_str))?;
     line.metric.retain(|label, _| !OTHER_LABELS.contains(&label.as_str()));
     let tags = serde_json::to_string(&line.metric)?;
     let apart = measurements.iter().find_map(|measurement| {

@@ -25,7 +25,14 @@ pub fn answer(readings: &[Reading], question: &str) -> String {
     // A table for each series and field; one point for each time, the newer in place of the older.
     type Key<'a> = (&'a str, &'a str, Vec<(&'a str, &'a str)>, &'a str);
     let mut tables: BTreeMap<Key<'_>, BTreeMap<i64, &Value>> = BTreeMap::new();
-    for reading in within.filter(|r| r.device == device) {
+    let asked = question.split("r[\"realm\"] == \"").nth(1).and_then(|rest| rest.split('"').next());
+    let without = question.contains("not exists r[\"realm\"]");
+    let of_realm = |r: &&Reading| match (r.tags.get("realm"), asked) {
+        (Some(of), Some(asked)) => of == asked,
+        (None, Some(_)) => false,
+        (of, None) => of.is_none() || !without,
+    };
+    for reading in within.filter(|r| r.device == device).filter(of_realm) {
         let mut tags: Vec<_> =
             reading.tags.iter().map(|(name, of)| (name.as_str(), of.as_str())).collect();
         tags.push(("device", device));

@@ -26,6 +26,7 @@ mod mqtt_subscriber;
 mod oracle;
 mod order_and_retry;
 mod quarantine;
+mod realms;
 mod reconcile;
 mod replay;
 mod replay_as_run;

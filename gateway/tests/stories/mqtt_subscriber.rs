@@ -209,7 +209,7 @@ fn every_payload_is_recorded_and_each_lie_about_it_is_named() {
         lie(&home, "DELETE FROM reading WHERE arrival = 100");
         lie(
             &home,
-            "INSERT INTO reading SELECT device, time_ns, 0, measurement, tags, fields
+            "INSERT INTO reading SELECT device, time_ns, 0, measurement, tags, fields, realm
                     FROM reading WHERE arrival = 101",
         );
         lie(
