@@ -30,8 +30,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) const MAX_RX_BYTES: u32 = 4096;
 /// Read buffer of a link, in bytes: acks have some 30. A larger message takes several reads.
 const READ_BUFFER_BYTES: usize = 256;
-/// Most bytes that may wait in a link for the socket; what is sent at once stays far below.
-const MAX_WRITE_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+/// Most bytes of tungstenite's own that may wait in a link: pings, answers to them, a close.
+const MAX_WRITE_BUFFER_BYTES: usize = 4096;
 /// Connections from one address of the loopback, which has 28,000 ports by default.
 pub(super) const CONNECTIONS_PER_SOURCE: u32 = 20_000;
 /// Port of an address that names none.

@@ -9,6 +9,7 @@ mod credentials;
 mod descriptors;
 mod device;
 mod fleet;
+mod frame;
 mod html;
 mod latency;
 mod link;

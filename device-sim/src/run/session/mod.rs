@@ -7,6 +7,7 @@ mod acts;
 mod answers;
 
 use super::device::Device;
+use super::frame;
 use super::link::{Link, LinkError, MAX_RX_BYTES};
 use super::outbox::Conflict;
 use bytes::Bytes;
@@ -222,7 +223,11 @@ impl Session<'_> {
     /// Hands a message to the link; the loop flushes it.
     fn put(&mut self, message: Message) -> Result<(), Ended> {
         self.dirty = true;
-        Pin::new(&mut self.link).start_send(message).map_err(|error| Ended::Lost(lost(&error)))
+        let put = match message {
+            Message::Binary(message) => frame::put(&mut self.link, message),
+            message => Pin::new(&mut self.link).start_send(message),
+        };
+        put.map_err(|error| Ended::Lost(lost(&error)))
     }
 
     fn send_batches(&mut self, now: Instant) -> Result<(), Ended> {

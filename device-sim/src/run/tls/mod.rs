@@ -16,7 +16,7 @@ mod kept;
 #[cfg(test)]
 mod openssl_tests;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use kept::Kept;
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
@@ -36,6 +36,9 @@ const READ_BYTES: usize = 16 * 1024;
 const RECORD_BYTES: usize = 16 * 1024;
 /// Most bytes that may wait for the end of a record or of a handshake message, which has 64 KiB.
 const MAX_INCOMPLETE_BYTES: usize = 96 * 1024;
+
+/// Most bytes of records that may wait for the socket.
+const MAX_UNSENT_BYTES: usize = 4 * 1024 * 1024;
 
 thread_local! {
     /// What is read, and records before they are written. Taken for the time of its use, so that a
@@ -98,6 +101,29 @@ impl<IO> TlsStream<IO> {
     /// What is under TLS.
     pub(super) fn io_mut(&mut self) -> &mut IO {
         &mut self.io
+    }
+
+    /// Takes all of this at once, as the next flush will send it.
+    ///
+    /// # Errors
+    /// The stream was closed or has failed, or `MAX_UNSENT_BYTES` wait for the socket.
+    pub(super) fn put(&mut self, plaintext: &[u8]) -> io::Result<()> {
+        if self.closed {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        if self.unsent.bytes().len() + plaintext.len() > MAX_UNSENT_BYTES {
+            return Err(io::Error::other("the socket takes nothing"));
+        }
+        for plaintext in plaintext.chunks(RECORD_BYTES) {
+            let mut records = SCRATCH.take();
+            let bytes = self.encrypt(&mut records, |traffic, to| traffic.encrypt(plaintext, to));
+            if let Ok(bytes) = bytes {
+                self.unsent.append(|to| to.extend_from_slice(&records[..bytes]));
+            }
+            SCRATCH.set(records);
+            bytes?;
+        }
+        Ok(())
     }
 
     /// Lets rustls go on with `incoming` until it wants more or is at rest. Returns how many bytes

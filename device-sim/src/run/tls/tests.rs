@@ -11,16 +11,19 @@ use tokio_rustls::{TlsAcceptor, server};
 const TRIALS: u64 = 48;
 
 /// A certificate for `localhost` and what trusts it.
-pub(super) struct Pki {
+pub(in crate::run) struct Pki {
     pub(super) issued: rcgen::CertifiedKey<rcgen::KeyPair>,
 }
 
 impl Pki {
-    pub(super) fn new() -> Self {
+    pub(in crate::run) fn new() -> Self {
         Self { issued: rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap() }
     }
 
-    pub(super) fn client(&self, version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
+    pub(in crate::run) fn client(
+        &self,
+        version: &'static SupportedProtocolVersion,
+    ) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.issued.cert.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -32,7 +35,7 @@ impl Pki {
         Arc::new(config)
     }
 
-    pub(super) fn server(&self, fragment: Option<usize>) -> TlsAcceptor {
+    pub(in crate::run) fn server(&self, fragment: Option<usize>) -> TlsAcceptor {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let key =
             rustls::pki_types::PrivateKeyDer::try_from(self.issued.signing_key.serialize_der());
@@ -47,7 +50,7 @@ impl Pki {
     }
 }
 
-pub(super) fn localhost() -> ServerName<'static> {
+pub(in crate::run) fn localhost() -> ServerName<'static> {
     ServerName::try_from("localhost").unwrap()
 }
 
@@ -216,7 +219,7 @@ async fn everything_goes_through_however_it_is_cut() {
 
 impl<IO> TlsStream<IO> {
     /// Bytes that its buffers hold.
-    pub(super) fn memory(&self) -> usize {
+    pub(in crate::run) fn memory(&self) -> usize {
         self.incomplete.capacity() + self.plaintext.memory() + self.unsent.memory()
     }
 }
@@ -249,6 +252,15 @@ async fn a_full_socket_holds_one_record_and_no_more() {
     );
     sending.unwrap();
     assert!(got == sent);
+    assert_eq!(stream.memory(), 0);
+
+    // What is put into it has to wait, but not without end.
+    stream.put(b"x").unwrap();
+    stream.put(&vec![0; MAX_UNSENT_BYTES]).unwrap_err();
+    let (closed, rest) = tokio::join!(stream.shutdown(), far.read_to_end(&mut got));
+    closed.unwrap();
+    assert_eq!((rest.unwrap(), got.last()), (1, Some(&b'x')));
+    assert_eq!(stream.put(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     assert_eq!(stream.memory(), 0);
     assert_eq!(format!("{stream:?}"), "TlsStream { failed: None, .. }", "it shows no bytes");
 }
