@@ -3,7 +3,7 @@
 //! An expectation is a figure, a comparison and a number. Figures are the numbers of the report by
 //! their names (`scheduled`, `acked`, `refused`, `reconnects`, …), `ack_p50_ms` to `ack_max_ms` and
 //! `lag_p50_ms` to `lag_max_ms`, both also with `steady_` before them (of what was due after the
-//! ramp), `fault_KIND` (how often a fault came about), and ratios:
+//! ramp by devices that the plan did not keep away), `fault_KIND` (how often a fault came about), and ratios:
 //! `sent_ratio` (sent of scheduled), `acked_ratio` (acknowledged of sent) and `answered_ratio`
 //! (acknowledged or refused of sent).
 //! What only the store shows (`lost`, `altered`, …) is left to `verify`.

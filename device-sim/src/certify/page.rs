@@ -60,9 +60,9 @@ impl Certificate {
         row(out, "readings a second", format!("{:.0}", step.readings_per_s));
         row(out, "devices", step.devices);
         row(out, "ack latency, ms", &step.ack_latency_ms);
-        row(out, "  after the ramp", &step.steady_ack_latency_ms);
+        row(out, "  steady", &step.steady_ack_latency_ms);
         row(out, "schedule lag, ms", &step.schedule_lag_ms);
-        row(out, "  after the ramp", &step.steady_schedule_lag_ms);
+        row(out, "  steady", &step.steady_schedule_lag_ms);
         row(out, "gateway, cores", cores(step.cpu_cores).as_deref().unwrap_or(without_pid));
         row(out, "simulator, cores", cores(step.simulator_cores).as_deref().unwrap_or("unknown"));
         row(out, "others, cores", cores(step.other_cores).as_deref().unwrap_or("unknown"));

@@ -32,7 +32,8 @@ pub struct Certificate {
     pub ack_latency_ms: Option<Latency>,
     /// The simulator's own lateness.
     pub schedule_lag_ms: Option<Latency>,
-    /// Ack latency of the batches that were due after the ramp.
+    /// Ack latency of the batches that were due after the ramp, by devices that were not kept
+    /// away by the plan.
     pub steady_ack_latency_ms: Option<Latency>,
     /// The simulator's lateness with them.
     pub steady_schedule_lag_ms: Option<Latency>,
@@ -148,7 +149,8 @@ pub struct Step {
     pub ack_latency_ms: Latency,
     /// The simulator's own lateness.
     pub schedule_lag_ms: Latency,
-    /// Ack latency of the batches that were due after the ramp.
+    /// Ack latency of the batches that were due after the ramp, by devices that were not kept
+    /// away by the plan.
     pub steady_ack_latency_ms: Latency,
     /// The simulator's lateness with them.
     pub steady_schedule_lag_ms: Latency,
@@ -215,7 +217,7 @@ impl Step {
                 let _ = write!(line, "  {name} {all:.1} ms");
             }
             if let Some(steady) = steady.p99 {
-                let _ = write!(line, " ({steady:.1} after the ramp)");
+                let _ = write!(line, " ({steady:.1} steady)");
             }
         }
         let cores = [

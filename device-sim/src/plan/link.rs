@@ -68,6 +68,15 @@ impl Plan {
             .map(|(index, fault)| (index, fault.trouble))
     }
 
+    /// Whether the plan keeps a device from the gateway, so that what is due waits for it and not
+    /// for the gateway: without a link, between two visits, or with a credential that is not valid.
+    pub(crate) fn is_kept_away(&self, device: u32, at_ns: u64) -> bool {
+        let kept_out = |(_, trouble)| trouble == Trouble::BadCredential;
+        self.kind_of(device).connect_every_ns.is_some()
+            || self.absent(device, at_ns).is_some()
+            || self.in_force(device, at_ns).any(kept_out)
+    }
+
     /// Until when a device has no link, if it has none, and why; the end of the schedule ends it.
     pub(crate) fn absent(&self, device: u32, at_ns: u64) -> Option<(u64, Absence)> {
         let zone = self.dead_zone(device, at_ns).map(|until| (until, Absence::Offline));

@@ -276,3 +276,22 @@ fn what_the_gateway_must_refuse_is_known() {
     assert!(poison.abs_diff(800) < 100 && bad.abs_diff(200) < 40, "{poison} {bad}");
     assert_eq!(ahead, 100);
 }
+
+#[test]
+fn what_is_due_while_the_plan_keeps_a_device_away_is_known() {
+    const S: u64 = 1_000_000_000;
+    let faults = vec![
+        stretch(Trouble::Offline, 2, 1, 1.0),
+        stretch(Trouble::BadCredential, 5, 1, 1.0),
+        stretch(Trouble::Slow { bytes_per_s: 9 }, 7, 1, 1.0),
+    ];
+    let plan = Plan { faults, ramp_ns: 0, ..plan() };
+    let away = |plan: &Plan| -> Vec<u64> {
+        (0..plan.duration_ns / S).filter(|at| plan.is_kept_away(0, at * S + S / 2)).collect()
+    };
+    assert_eq!(away(&plan), [2, 5], "a link that is slow is one");
+    let mut kinds = plan.kinds.clone();
+    kinds[0].connect_every_ns = Some(4 * S);
+    let visitors = Plan { kinds, faults: vec![], ..plan };
+    assert_eq!(away(&visitors).len() as u64, visitors.duration_ns / S, "it waits for its visits");
+}

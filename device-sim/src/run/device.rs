@@ -236,7 +236,7 @@ impl Device {
                 return;
             }
             let readings = u64::from(fleet.plan.batch_of(index, self.tick));
-            fleet.tally.schedule_lag(index, fleet.phase(due), now - due);
+            fleet.tally.schedule_lag(index, fleet.due_at(index, due), now - due);
             fleet.tally.scheduled.add(readings);
             if self.outbox.offer(self.tick).is_none() {
                 fleet.tally.shed.add(readings);

@@ -2,7 +2,7 @@
 
 use super::credentials::Credentials;
 use super::link::Connector;
-use super::tally::{Phase, Tally, lock};
+use super::tally::{Due, Tally, lock};
 use crate::journal::Ledger;
 use crate::plan::{Mode, Plan, Spoil};
 use crate::profile::Fields;
@@ -47,9 +47,16 @@ impl Fleet {
         self.at(self.plan.due_ns(device, tick))
     }
 
-    /// The part of the run that a moment belongs to.
-    pub(super) fn phase(&self, due: Instant) -> Phase {
-        if due < self.at(self.plan.ramp_ns) { Phase::Ramp } else { Phase::Steady }
+    /// What the plan lets a device do at a moment.
+    pub(super) fn due_at(&self, device: u32, moment: Instant) -> Due {
+        let at_ns = self.elapsed_ns(moment);
+        if at_ns < self.plan.ramp_ns {
+            Due::InTheRamp
+        } else if self.plan.is_kept_away(device, at_ns) {
+            Due::Away
+        } else {
+            Due::Steadily
+        }
     }
 
     /// So much time has passed since the start.

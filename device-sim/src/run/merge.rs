@@ -202,7 +202,7 @@ fn sum(newest: &[&Sample], ack_latency_ms: Latency, schedule_lag_ms: Latency) ->
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::tally::{Phase, Tally};
+    use super::super::tally::{Due, Tally};
     use super::*;
     use crate::plan::{Shard, tests::plan};
     use proto::ErrorCode;
@@ -225,8 +225,8 @@ mod tests {
             tally.refused(ErrorCode::NotFinite, 1);
             tally.fault("drop");
             tally.error("closed", || format!("of shard {number}"));
-            tally.ack_latency(number, Phase::Steady, Duration::from_millis(number.into()));
-            tally.ack_latency(number, Phase::Ramp, Duration::from_secs(1));
+            tally.ack_latency(number, Due::Steadily, Duration::from_millis(number.into()));
+            tally.ack_latency(number, Due::InTheRamp, Duration::from_secs(1));
         }
         let plan = Plan { shard: Some(Shard { number, of: 2 }), ..plan() };
         let url = format!("wss://gateway-{number}");

@@ -104,14 +104,16 @@ pub struct Report {
     pub ack_latency_us: Distribution,
     /// The same, whole.
     pub schedule_lag_us: Distribution,
-    /// The same four figures of the batches that were due when the ramp was over.
+    /// The same four figures of the batches that were due after the ramp, and while the plan kept
+    /// their devices not away.
     pub steady: Steady,
     /// How the run went over time.
     pub samples: Vec<Sample>,
 }
 
-/// How a fleet is served that is there, without the cost of its coming: of the batches that were due
-/// after the ramp.
+/// How a fleet is served that is there, without the cost of its coming and without what the plan
+/// does to it: of the batches that were due after the ramp, by devices that had a link and a valid
+/// credential by the plan.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Steady {
     /// From the time at which a batch was due to its ack.
@@ -274,19 +276,14 @@ impl Report {
             row(&format!("  {kind}"), format!("{} × {}", errors.count, errors.first));
         }
         row("acknowledged a second", format!("{:.0}", self.acked_per_s));
-        let ramps = plan.ramp_ns > 0;
         row("ack latency, ms", self.ack_latency_ms.to_string());
-        if ramps {
-            row("  after the ramp", self.steady.ack_latency_ms.to_string());
-        }
+        row("  steady", self.steady.ack_latency_ms.to_string());
         if let Some(in_flight) = plan.closed_loop {
             row("  of a closed loop", format!("each device with {in_flight} in flight"));
             row("", CLOSED_LOOP_WARNING.to_owned());
         }
         row("schedule lag, ms", self.schedule_lag_ms.to_string());
-        if ramps {
-            row("  after the ramp", self.steady.schedule_lag_ms.to_string());
-        }
+        row("  steady", self.steady.schedule_lag_ms.to_string());
         row("took, s", format!("{:.1}", self.duration_s));
         out
     }

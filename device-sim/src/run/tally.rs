@@ -70,13 +70,15 @@ pub(super) struct Tally {
     schedule_lag: Latencies,
 }
 
-/// The part of a run in which a batch was due.
+/// When a batch was due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum Due {
     /// While devices were still connecting for the first time.
-    Ramp,
-    /// From then on.
-    Steady,
+    InTheRamp,
+    /// While the plan kept its device from the gateway.
+    Away,
+    /// At any other time.
+    Steadily,
 }
 
 /// Errors of one kind.
@@ -149,13 +151,13 @@ impl Tally {
     }
 
     /// A batch was acknowledged so long after the time at which it was due.
-    pub(super) fn ack_latency(&self, device: u32, phase: Phase, latency: Duration) {
-        self.ack_latency.record(device, phase, latency);
+    pub(super) fn ack_latency(&self, device: u32, due: Due, latency: Duration) {
+        self.ack_latency.record(device, due, latency);
     }
 
     /// The simulator itself took up a batch so long after the time at which it was due.
-    pub(super) fn schedule_lag(&self, device: u32, phase: Phase, lag: Duration) {
-        self.schedule_lag.record(device, phase, lag);
+    pub(super) fn schedule_lag(&self, device: u32, due: Due, lag: Duration) {
+        self.schedule_lag.record(device, due, lag);
     }
 
     /// From the time at which a batch was due to its ack.
@@ -177,7 +179,7 @@ pub(super) struct Latencies {
 
 #[derive(Debug)]
 struct Shard {
-    ramp: Histogram<u64>,
+    other: Histogram<u64>,
     steady: Histogram<u64>,
     /// Since somebody asked for what is recent.
     recent: Histogram<u64>,
@@ -186,16 +188,16 @@ struct Shard {
 impl Latencies {
     fn new() -> Self {
         let shard =
-            |_| Mutex::new(Shard { ramp: histogram(), steady: histogram(), recent: recent() });
+            |_| Mutex::new(Shard { other: histogram(), steady: histogram(), recent: recent() });
         Self { shards: std::array::from_fn(shard) }
     }
 
-    fn record(&self, device: u32, phase: Phase, latency: Duration) {
+    fn record(&self, device: u32, due: Due, latency: Duration) {
         let microseconds = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
         let mut shard = lock(&self.shards[device as usize % SHARDS]);
-        let whole = match phase {
-            Phase::Ramp => &mut shard.ramp,
-            Phase::Steady => &mut shard.steady,
+        let whole = match due {
+            Due::InTheRamp | Due::Away => &mut shard.other,
+            Due::Steadily => &mut shard.steady,
         };
         whole.saturating_record(microseconds);
         shard.recent.saturating_record(microseconds);
@@ -203,10 +205,10 @@ impl Latencies {
 
     /// Those of all batches so far.
     pub(super) fn all(&self) -> Histogram<u64> {
-        self.sum(|shard, sum| sum.add(&shard.ramp).and_then(|()| sum.add(&shard.steady)))
+        self.sum(|shard, sum| sum.add(&shard.other).and_then(|()| sum.add(&shard.steady)))
     }
 
-    /// Those of the batches that were due after the ramp.
+    /// Those of the batches that were due steadily.
     pub(super) fn steady(&self) -> Histogram<u64> {
         self.sum(|shard, sum| sum.add(&shard.steady))
     }
@@ -257,7 +259,7 @@ mod tests {
     fn latencies_of_all_shards_come_together() {
         let tally = Tally::default();
         for device in 0..100 {
-            tally.ack_latency(device, Phase::Steady, Duration::from_millis(u64::from(device) + 1));
+            tally.ack_latency(device, Due::Steadily, Duration::from_millis(u64::from(device) + 1));
         }
         let all = tally.ack_latencies().all();
         assert_eq!(all.len(), 100);
@@ -269,10 +271,10 @@ mod tests {
     #[test]
     fn what_is_recent_is_told_once() {
         let tally = Tally::default();
-        tally.ack_latency(0, Phase::Steady, Duration::from_millis(5));
-        tally.ack_latency(1, Phase::Steady, Duration::from_millis(7));
+        tally.ack_latency(0, Due::Steadily, Duration::from_millis(5));
+        tally.ack_latency(1, Due::Steadily, Duration::from_millis(7));
         assert_eq!(tally.ack_latencies().take_recent().len(), 2);
-        tally.ack_latency(1, Phase::Steady, Duration::from_millis(900));
+        tally.ack_latency(1, Due::Steadily, Duration::from_millis(900));
         let recent = tally.ack_latencies().take_recent();
         assert_eq!(recent.len(), 1);
         assert!(recent.max().abs_diff(900_000) < 10_000);
@@ -281,20 +283,21 @@ mod tests {
     }
 
     #[test]
-    fn what_was_due_in_the_ramp_is_told_apart() {
+    fn what_was_due_in_the_ramp_or_without_a_link_is_told_apart() {
         let tally = Tally::default();
-        tally.ack_latency(0, Phase::Ramp, Duration::from_secs(1));
-        tally.ack_latency(1, Phase::Steady, Duration::from_millis(2));
+        tally.ack_latency(0, Due::InTheRamp, Duration::from_secs(1));
+        tally.ack_latency(1, Due::Steadily, Duration::from_millis(2));
+        tally.ack_latency(2, Due::Away, Duration::from_secs(60));
         let latencies = tally.ack_latencies();
-        assert_eq!((latencies.all().len(), latencies.steady().len()), (2, 1));
-        assert!(latencies.all().max() >= 1_000_000 && latencies.steady().max() < 3_000);
-        assert_eq!(latencies.take_recent().len(), 2, "a moment has both");
+        assert_eq!((latencies.all().len(), latencies.steady().len()), (3, 1));
+        assert!(latencies.all().max() >= 60_000_000 && latencies.steady().max() < 3_000);
+        assert_eq!(latencies.take_recent().len(), 3, "a moment has both");
     }
 
     #[test]
     fn an_endless_latency_is_the_largest() {
         let tally = Tally::default();
-        tally.ack_latency(0, Phase::Steady, Duration::MAX);
+        tally.ack_latency(0, Due::Steadily, Duration::MAX);
         assert!(tally.ack_latencies().all().max() >= MAX_LATENCY_US);
     }
 

@@ -2,6 +2,7 @@
 //! elsewhere and no script runs, so it can be kept, mailed and opened anywhere.
 
 mod plot;
+mod settings;
 
 use super::latency::Latency;
 use super::report::{CLOSED_LOOP_WARNING, LoadMode, Report};
@@ -60,8 +61,9 @@ pub fn page(report: &Report) -> String {
     for plot in plots(&report.samples) {
         page.push_str(&plot.section());
     }
+    page.push_str(&faults(report));
     page.push_str(&troubles(report));
-    page.push_str(&settings(report));
+    page.push_str(&settings::section(report));
     page.push_str("</html>\n");
     page
 }
@@ -110,16 +112,17 @@ fn latencies(report: &Report) -> String {
     };
     let mut out = format!(
         "<h2>Latency, ms</h2>\n<p>Ack: {due}. Lag: the simulator's own lateness; \
-                   where it is not small beside the ack, the simulator was the limit.</p>\n<table>\n\
+                   where it is not small beside the ack, the simulator was the limit. Steady: of what was due \
+                   after the ramp, by devices that the plan did not keep away.</p>\n<table>\n\
                    <tr><th></th><th>p50</th><th>p90</th><th>p99</th><th>p99.9</th><th>max</th>\
                    <th>batches</th></tr>\n"
     );
     let steady = &report.steady;
     for (name, latency) in [
         ("ack", &report.ack_latency_ms),
-        ("ack, after the ramp", &steady.ack_latency_ms),
+        ("ack, steady", &steady.ack_latency_ms),
         ("lag", &report.schedule_lag_ms),
-        ("lag, after the ramp", &steady.schedule_lag_ms),
+        ("lag, steady", &steady.schedule_lag_ms),
     ] {
         let Latency { p50, p90, p99, p999, max, count } = latency;
         let _ = write!(out, "<tr><td>{name}</td>");
@@ -200,6 +203,19 @@ fn plots(samples: &[Sample]) -> Vec<Plot<'_>> {
     plots
 }
 
+fn faults(report: &Report) -> String {
+    if report.faults.is_empty() {
+        return String::new();
+    }
+    let mut out =
+        "<h2>Faults of the plan</h2>\n<table>\n<tr><th>kind</th><th>times</th></tr>\n".to_owned();
+    for (kind, times) in &report.faults {
+        let _ = writeln!(out, "<tr><td>{}</td><td>{}</td></tr>", escape(kind), grouped(*times));
+    }
+    out.push_str("</table>\n");
+    out
+}
+
 fn troubles(report: &Report) -> String {
     if report.errors.is_empty() {
         return String::new();
@@ -214,22 +230,6 @@ fn troubles(report: &Report) -> String {
             escape(kind),
             grouped(errors.count),
             escape(&errors.first)
-        );
-    }
-    out.push_str("</table>\n");
-    out
-}
-
-fn settings(report: &Report) -> String {
-    let settings = serde_json::to_value(&report.settings).unwrap_or_default();
-    let mut out = "<h2>Settings</h2>\n<table>\n".to_owned();
-    for (name, value) in settings.as_object().into_iter().flatten() {
-        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let _ = writeln!(
-            out,
-            "<tr><td>{}</td><td class=\"wide\">{}</td></tr>",
-            escape(name),
-            escape(&value)
         );
     }
     out.push_str("</table>\n");

@@ -41,7 +41,8 @@ impl Session<'_> {
         outbox.acknowledged(seq, |seq, tick| {
             let taken = closed_loop.as_mut().and_then(|closed_loop| closed_loop.acknowledged());
             let due = taken.unwrap_or_else(|| fleet.due(sender.index, tick));
-            fleet.tally.ack_latency(sender.index, fleet.phase(due), now - due);
+            let when = fleet.due_at(sender.index, due);
+            fleet.tally.ack_latency(sender.index, when, now - due);
             let planned = fleet.plan.refused_count(sender.index, tick, seq);
             let unplanned = unplanned(&fleet.plan, &ledger, tick, seq);
             if planned > 0 && unplanned == 0 {
