@@ -13,7 +13,7 @@ pub(super) struct StoreArgs {
     place: PlaceArgs,
     /// The realm of the devices, where a store has their names in several.
     #[arg(long, value_name = "NAME", requires = "place")]
-    realm: Option<String>,
+    pub(super) realm: Option<String>,
     /// The bucket of --influx; in version 1 the database.
     #[arg(long, alias = "database", requires = "influx")]
     bucket: Option<String>,

@@ -67,7 +67,8 @@ pub(super) fn execute(args: &VerifyArgs) -> Result<bool> {
     let journal = Journal::open_all(&args.journal)?;
     let store = args.store.at(args.ca.as_deref());
     let mut store = store.context("no store is named")?.open(&journal.plan)?;
-    let mut ledger = args.ledger.open()?;
+    let realm = args.store.realm.clone();
+    let mut ledger = args.ledger.open()?.map(|ledger| ledger.of_realm(realm));
     let mut report = verify::verify_with(&mut *store, &journal, args.settle, ledger.as_mut())?;
     if args.store.allow_duplicates {
         report.allow_duplicates();

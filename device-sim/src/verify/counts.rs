@@ -1,5 +1,6 @@
 //! What a walk has found so far.
 
+use super::accounts::Accounts;
 use super::report::Example;
 use super::rows::describe;
 use super::store::Row;
@@ -30,6 +31,7 @@ pub(super) struct Counts {
     /// Rows that were compared.
     pub(super) rows: u64,
     pub(super) examples: BTreeMap<&'static str, Vec<Example>>,
+    pub(super) accounts: Accounts,
     /// Time of the reading of a stranger that was counted last.
     pub(super) stranger_ns: Option<i64>,
 }

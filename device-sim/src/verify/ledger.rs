@@ -7,6 +7,7 @@
 //! The ledger counts all that the gateway has taken since its log was made. So it has to have served
 //! nothing but this run, or its ledger from before the run is taken off.
 
+use super::accounts::DeviceAccount;
 use super::counts::Counts;
 use super::http::{Client, Endpoint};
 use anyhow::{Context, Result, bail};
@@ -22,9 +23,11 @@ const EMBEDDED: &str = "store";
 /// A gateway whose ledger is held against a run.
 #[derive(Debug)]
 pub struct LedgerSource {
-    client: Client,
+    pub(super) client: Client,
     sink: Option<String>,
-    before: Option<Snapshot>,
+    pub(super) before: Option<Snapshot>,
+    /// The realm of the run's devices.
+    pub(super) realm: Option<String>,
 }
 
 /// The ledger at one moment; counts are readings.
@@ -66,6 +69,12 @@ pub struct Reconciled {
     pub present: u64,
     /// What does not agree; empty if all does.
     pub problems: Vec<String>,
+    /// If not all does: of how many devices the gateway was asked.
+    pub devices_asked: usize,
+    /// Those of which it says something else than journal or store; at most ten.
+    pub devices: Vec<DeviceAccount>,
+    /// Why it could not be asked of more.
+    pub devices_untold: Option<String>,
 }
 
 impl LedgerSource {
@@ -84,7 +93,14 @@ impl LedgerSource {
             client: Client::new(endpoint, "Bearer")?,
             sink: sink.map(str::to_owned),
             before: before.map(read).transpose()?,
+            realm: None,
         })
+    }
+
+    /// The devices of the run are of this realm.
+    #[must_use]
+    pub fn of_realm(self, realm: Option<String>) -> Self {
+        Self { realm, ..self }
     }
 
     pub(super) fn snapshot(&mut self) -> Result<Snapshot> {
@@ -124,6 +140,7 @@ impl LedgerSource {
             acked,
             present,
             problems,
+            ..Reconciled::default()
         })
     }
 

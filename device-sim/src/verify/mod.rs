@@ -4,6 +4,7 @@
 //! order of time, so that its memory does not grow with the run. It asks the store again until all
 //! that was acknowledged is there as it was sent, or the time to settle is over.
 
+mod accounts;
 mod check;
 mod counts;
 mod http;
@@ -25,6 +26,7 @@ mod subscription;
 mod upcoming;
 mod victoria_metrics;
 
+pub use accounts::DeviceAccount;
 pub use http::{Credential, Endpoint};
 pub use influxdb::InfluxDb;
 pub use influxdb_2::{InfluxDb2, influx};
@@ -81,8 +83,12 @@ pub fn verify_with(
         };
         if (is_whole && is_done) || waited >= settle {
             let doubled = store.doubled(counts.present(), counts.rows)?;
-            let reconciled = match (&ledger, &after) {
-                (Some(ledger), Some(now)) => Some(ledger.reconcile(now, &counts, store.kind())?),
+            let reconciled = match (&mut ledger, &after) {
+                (Some(ledger), Some(now)) => {
+                    let mut found = ledger.reconcile(now, &counts, store.kind())?;
+                    ledger.name_devices(&counts.accounts, &mut found);
+                    Some(found)
+                }
                 _ => None,
             };
             let late = first.map_or(0, |first| first.late(&mut counts, waited));
@@ -113,6 +119,7 @@ fn pass(store: &mut dyn Store, journal: &Journal) -> Result<Counts> {
     for ledger in journal.ledgers()? {
         let ledger = ledger?;
         let id = plan.device_id(ledger.device);
+        let before = counts.begin_account();
         if let Some(replay) = &plan.replay {
             let (complete, of) = (journal.complete, (plan, replay));
             let mut check = ReplayedCheck::new(of, &ledger, complete, fidelity, &id, &mut counts);
@@ -123,12 +130,14 @@ fn pass(store: &mut dyn Store, journal: &Journal) -> Result<Counts> {
                 }
             })?;
             unreadable.and_then(|()| check.finish())?;
+            counts.end_account(&id, &before);
             continue;
         }
         let mut check =
             DeviceCheck::new(plan, &ledger, journal.complete, fidelity, &id, &mut counts);
         store.rows(&id, &mut |row| check.row(row))?;
         check.finish();
+        counts.end_account(&id, &before);
     }
     for id in store.devices(&plan.prefix)? {
         if !plan.has_device(&id) {

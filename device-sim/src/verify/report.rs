@@ -192,6 +192,16 @@ impl Report {
             for problem in &ledger.problems {
                 let _ = writeln!(out, "  ledger: {problem}");
             }
+            for device in &ledger.devices {
+                let _ = writeln!(out, "  ledger: {}", device.line());
+            }
+            if let Some(why) = &ledger.devices_untold {
+                let _ = writeln!(out, "  ledger: {why}");
+            }
+            if !ledger.holds() && ledger.devices.is_empty() && ledger.devices_asked > 0 {
+                let asked = ledger.devices_asked;
+                let _ = writeln!(out, "  ledger: of the {asked} devices asked for it agrees");
+            }
         }
         let in_part = self.not_shown + self.values_reduced + self.values_not_held > 0;
         let verdict = match (self.passed, self.acked) {

@@ -34,6 +34,10 @@ pub struct State {
     pub version: Option<&'static str>,
     /// What `/api/v1/ledger` says: it is a gateway's listener for operators, too.
     pub ledger: Option<Json>,
+    /// What `/api/v1/ledger/device` says of a realm and device.
+    pub of_device: Option<fn(&str, &str) -> Json>,
+    /// The devices that were asked for there.
+    pub devices_asked: Vec<String>,
     /// Every answer is this.
     pub refuses: Option<(u16, &'static str)>,
     /// Questions that came, without what differs between devices.
@@ -138,6 +142,11 @@ fn answer(request: &Request<Bytes>, state: &mut State) -> Response<Full<Bytes>> 
                 (200, influx(state, &query["q"]).to_string() + "\n")
             }
             "/api/v1/ledger" if state.ledger.is_some() => (200, json!(state.ledger).to_string()),
+            "/api/v1/ledger/device" if state.of_device.is_some() => {
+                state.devices_asked.push(query["id"].clone());
+                let of = state.of_device.map(|of| of(&query["realm"], &query["id"]));
+                (200, json!(of).to_string())
+            }
             "/health" if state.version.is_some() => {
                 let version = state.version;
                 (

@@ -102,6 +102,17 @@ fn what_the_ledger_calls_stored_and_is_nowhere_is_said() {
     let (code, verdict) = reconciled(&home, &gateway.admin, &lost);
     assert_eq!((code, &verdict["lost"]), (1, &1.into()), "{verdict:#}");
     assert!(problems(&verdict).contains("1 are nowhere"), "{verdict:#}");
+    // The gateway's account of the device says whose it was.
+    let ledger = &verdict["ledger"];
+    let example = &verdict["examples"]["lost"][0];
+    assert_eq!((&ledger["devices_asked"], &ledger["devices_untold"]), (&1.into(), &Value::Null));
+    let named = &ledger["devices"][0];
+    assert_eq!(
+        (ledger["devices"].as_array().unwrap().len(), &named["device"]),
+        (1, &example["device"])
+    );
+    let figure = |name: &str| named[name].as_u64().unwrap();
+    assert_eq!((figure("accepted"), figure("stored")), (figure("acked"), figure("present") + 1));
 
     // Another run on the same gateway: the ledger holds both until the first is taken off.
     let before = home.path().join("before.json");
