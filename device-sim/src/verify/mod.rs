@@ -70,6 +70,8 @@ pub fn verify_with(
     let start = Instant::now();
     let mut first: Option<FirstLook> = None;
     loop {
+        // A look that began while the store may have been behind is not the last, however long it took.
+        let begun = start.elapsed();
         let seen = store.progress()?;
         let before = snapshot(&mut ledger)?;
         let mut counts = pass(store, journal)?;
@@ -81,7 +83,7 @@ pub fn verify_with(
             (Some(ledger), Some(now)) => before == after && ledger.is_done(now, store.kind())?,
             _ => true,
         };
-        if (is_whole && is_done) || waited >= settle {
+        if (is_whole && is_done) || begun >= settle {
             let doubled = store.doubled(counts.present(), counts.rows)?;
             let reconciled = match (&mut ledger, &after) {
                 (Some(ledger), Some(now)) => {
