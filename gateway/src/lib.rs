@@ -70,6 +70,7 @@ const VOUCH_AFTER: Duration = Duration::from_secs(2);
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let signal = shutdown::on_signal().context("cannot take signals")?;
     let registry = Registry::new();
+    metrics::tell_build(&registry, env!("CARGO_PKG_VERSION"));
     let readiness = Readiness::new();
     readiness.set(NotReady::Starting);
     let hosts = match &config.tls {

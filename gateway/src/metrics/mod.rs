@@ -1,7 +1,7 @@
 //! Every metric: name, help, unit, buckets. Handles are looked up once and cloned.
 //!
 //! Prefix `gateway_`, base units, `_total` on counters. Labels come from closed sets only
-//! (`code`, `sink`, `reason`, `outcome`, `result`): never a device, never a text from outside.
+//! (`code`, `sink`, `reason`, `outcome`, `result`, `version`): never a device, never a text from outside.
 
 mod guard;
 mod mqtt;
@@ -19,6 +19,12 @@ pub use sink::{SinkMetrics, StoreMetrics};
 
 use metrics::{Counter, Gauge, Histogram, Unit};
 use std::{collections::BTreeMap, sync::Arc};
+
+/// Says which build this is: a gauge that is 1, with the version as its label.
+pub fn tell_build(registry: &Registry, version: &'static str) {
+    let help = "The build that runs; always 1.";
+    registry.gauge("gateway_build_info", help, &[("version", version.into())]).set(1.0);
+}
 
 /// Metrics of `server`.
 #[derive(Clone)]

@@ -39,6 +39,8 @@ fn known() -> BTreeSet<String> {
     let known: BTreeSet<String> =
         types.filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
     assert!(known.len() > 20, "{exposed}");
+    let build = format!("gateway_build_info{{version=\"{}\"}} 1\n", env!("CARGO_PKG_VERSION"));
+    assert!(exposed.contains(&build), "{exposed}");
     known
 }
 
