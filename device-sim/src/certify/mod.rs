@@ -198,12 +198,6 @@ impl Request {
     }
 
     fn settings(&self) -> Settings {
-        let profiles = self.plan.kinds.iter().map(|kind| {
-            let interval = humantime::format_duration(Duration::from_nanos(kind.interval_ns));
-            let name = kind.profile.measurement();
-            let as_columns = if kind.mode == Mode::Columns { " as columns" } else { "" };
-            format!("{name} × {}, {} readings{as_columns} each {interval}", kind.weight, kind.batch)
-        });
         Settings {
             url: self.url.clone(),
             slo: self.slo.iter().map(ToString::to_string).collect(),
@@ -212,7 +206,7 @@ impl Request {
                 Vary::Interval => "interval",
             },
             devices: self.plan.devices,
-            profiles: profiles.collect(),
+            profiles: profiles(&self.plan.kinds),
             from: self.from,
             up_to: self.up_to,
             step_s: self.step.as_secs_f64(),
@@ -255,6 +249,7 @@ impl Trial<'_> {
     fn play(&mut self, load: u64, nth_try: u32) -> Result<Step> {
         let (plan, readings_per_s) = self.request.plan_of(load)?;
         let devices = plan.devices;
+        let profiles = profiles(&plan.kinds);
         let Played { report, looks, steady: (from, to) } = self.run(plan)?;
         if report.outcome == Outcome::Failed && self.most_devices == 0 {
             bail!("{}", report.problem.unwrap_or_else(|| "no device ever connected".to_owned()));
@@ -268,6 +263,7 @@ impl Trial<'_> {
         let mut step = Step {
             readings_per_s,
             devices,
+            profiles,
             nth_try,
             held: false,
             why: None,
@@ -369,6 +365,19 @@ impl Trial<'_> {
         let passed = verdict.is_none_or(|verdict| verdict.passed);
         Ok((!passed).then(|| "nothing was acknowledged".to_owned()))
     }
+}
+
+/// What a fleet sends, a line for each profile.
+fn profiles(kinds: &[Kind]) -> Vec<String> {
+    let line = |kind: &Kind| {
+        // The search cuts intervals as it needs; a microsecond is told.
+        let interval = Duration::from_micros((kind.interval_ns + 500) / 1_000);
+        let interval = humantime::format_duration(interval);
+        let name = kind.profile.measurement();
+        let as_columns = if kind.mode == Mode::Columns { " as columns" } else { "" };
+        format!("{name} × {}, {} readings{as_columns} each {interval}", kind.weight, kind.batch)
+    };
+    kinds.iter().map(line).collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a rate, a time or a size")]

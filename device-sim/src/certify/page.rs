@@ -59,6 +59,9 @@ impl Certificate {
         out.push_str("\nThe highest load that held\n");
         row(out, "readings a second", format!("{:.0}", step.readings_per_s));
         row(out, "devices", step.devices);
+        for profile in &step.profiles {
+            row(out, "  profile", profile);
+        }
         row(out, "ack latency, ms", &step.ack_latency_ms);
         row(out, "  steady", &step.steady_ack_latency_ms);
         row(out, "schedule lag, ms", &step.schedule_lag_ms);

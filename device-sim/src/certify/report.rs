@@ -123,6 +123,8 @@ pub struct Step {
     pub readings_per_s: f64,
     /// Number of devices.
     pub devices: u32,
+    /// What each of them sent, and how often.
+    pub profiles: Vec<String>,
     /// Which try of this load it was, from 1.
     pub nth_try: u32,
     /// Whether it met the service level.
@@ -266,6 +268,7 @@ mod tests {
         Step {
             readings_per_s,
             devices: 10,
+            profiles: Vec::new(),
             nth_try,
             held: went == Went::Held,
             why: (went != Went::Held).then(|| format!("reason {nth_try}")),
