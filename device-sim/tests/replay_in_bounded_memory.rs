@@ -8,9 +8,10 @@
 mod common;
 
 use capture_file::{BatchHead, EndedBy, Header, Writer};
+use common::made_up::{MadeUp, peak_kib};
 use common::readings::journal;
 use device_sim::plan::{Plan, Replay};
-use device_sim::verify::{Fidelity, Row, Store, Stored, verify};
+use device_sim::verify::{Row, Stored, verify};
 use proto::{BatchEncoder, RawValue};
 use std::fs::File;
 use std::io::BufWriter;
@@ -88,58 +89,26 @@ fn write(path: &Path, batches: u64) {
     writer.finish(1_800_000_000_000_000_000, EndedBy::CaughtUp).unwrap();
 }
 
-/// Holds what the capture says, and nothing in memory.
-struct Endless<'a> {
-    plan: &'a Plan,
-    batches: u64,
-}
-
-impl Store for Endless<'_> {
-    fn kind(&self) -> &'static str {
-        "endless"
-    }
-
-    fn fidelity(&self) -> Fidelity {
-        Fidelity::FULL
-    }
-
-    fn progress(&mut self) -> anyhow::Result<u64> {
-        Ok(0)
-    }
-
-    fn begin(&mut self, _from_ns: i64, _to_ns: i64) -> anyhow::Result<()> {
-        Ok(())
-    }
-
-    fn rows(&mut self, id: &str, each: &mut dyn FnMut(Row<'_>)) -> anyhow::Result<()> {
-        let device = (0..DEVICES).find(|device| id == format!("sim-device-{device}-1")).unwrap();
-        let begin = self.plan.base_ns + i64::try_from(self.plan.ramp_ns).unwrap();
-        let mut row = |batch: u64, index: u64| {
-            let (time_ns, tags) = (begin + time_ns(batch, index), r#"{"site":"north"}"#);
-            let x = Stored::Float(value(device, batch, index));
-            for (field, value) in [("text", Stored::Str(TEXT)), ("x", x)] {
-                each(Row { time_ns, measurement: "m", tags, field, value });
-            }
-        };
-        for batch in 0..self.batches + 41 {
-            // A reading from long ago comes just before those of the batch of that time.
-            if (batch + 40) % 50 == 49 && batch + 40 < self.batches {
-                row(batch + 40, 0);
-            }
-            let late = batch % 50 == 49;
-            if batch < self.batches {
-                (u64::from(late)..READINGS).for_each(|index| row(batch, index));
-            }
+/// Hands on what a capture with so many batches says of a device, in the order of time.
+fn rows(plan: &Plan, batches: u64, id: &str, each: &mut dyn FnMut(Row<'_>)) {
+    let device = (0..DEVICES).find(|device| id == format!("sim-device-{device}-1")).unwrap();
+    let begin = plan.base_ns + i64::try_from(plan.ramp_ns).unwrap();
+    let mut row = |batch: u64, index: u64| {
+        let (time_ns, tags) = (begin + time_ns(batch, index), r#"{"site":"north"}"#);
+        let x = Stored::Float(value(device, batch, index));
+        for (field, value) in [("text", Stored::Str(TEXT)), ("x", x)] {
+            each(Row { time_ns, measurement: "m", tags, field, value });
         }
-        Ok(())
-    }
-
-    fn devices(&mut self, _prefix: &str) -> anyhow::Result<Vec<String>> {
-        Ok(vec![])
-    }
-
-    fn doubled(&mut self, _readings: u64, _rows: u64) -> anyhow::Result<Option<u64>> {
-        Ok(Some(0))
+    };
+    for batch in 0..batches + 41 {
+        // A reading from long ago comes just before those of the batch of that time.
+        if (batch + 40) % 50 == 49 && batch + 40 < batches {
+            row(batch + 40, 0);
+        }
+        let late = batch % 50 == 49;
+        if batch < batches {
+            (u64::from(late)..READINGS).for_each(|index| row(batch, index));
+        }
     }
 }
 
@@ -157,13 +126,14 @@ fn verified(folder: &Path, batches: u64) -> u64 {
         ..common::plan(devices, 1)
     };
     let journal = journal(folder, &plan, batches);
-    let mut store = Endless { plan: &plan, batches };
+    let mut store = MadeUp {
+        devices: vec![],
+        rows: |id: &str, each: &mut dyn FnMut(Row<'_>)| rows(&plan, batches, id, each),
+    };
     let report = verify(&mut store, &journal, Duration::ZERO).unwrap();
     let readings = DEVICES * batches * READINGS;
     assert!(report.passed && report.stored == readings, "{}", report.table());
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
+    peak_kib()
 }
 
 #[test]

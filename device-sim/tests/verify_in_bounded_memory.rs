@@ -7,10 +7,11 @@
 
 mod common;
 
+use common::made_up::{MadeUp, peak_kib};
 use common::readings::journal;
 use device_sim::plan::{Kind, Plan};
 use device_sim::profile::{Fields, Profile};
-use device_sim::verify::{Fidelity, Row, Store, Stored, verify};
+use device_sim::verify::{Row, Stored, verify};
 use proto::RawValue;
 use std::time::Duration;
 
@@ -24,62 +25,29 @@ const MAX_GROWTH_KIB: u64 = 16 << 10;
 const DEVICES: u32 = 4;
 const BATCH: u32 = 1_000;
 
-/// Holds what the first batches of every device of a plan say.
-struct Endless<'a> {
-    plan: &'a Plan,
-    batches: u64,
-}
-
-impl Store for Endless<'_> {
-    fn kind(&self) -> &'static str {
-        "endless"
-    }
-
-    fn fidelity(&self) -> Fidelity {
-        Fidelity::FULL
-    }
-
-    fn progress(&mut self) -> anyhow::Result<u64> {
-        Ok(0)
-    }
-
-    fn begin(&mut self, _from_ns: i64, _to_ns: i64) -> anyhow::Result<()> {
-        Ok(())
-    }
-
-    fn rows(&mut self, id: &str, each: &mut dyn FnMut(Row<'_>)) -> anyhow::Result<()> {
-        let plan = self.plan;
-        let device = (0..plan.devices).find(|&device| plan.device_id(device) == id).unwrap();
-        let profile = &plan.kind_of(device).profile;
-        let tags: std::collections::BTreeMap<_, _> =
-            profile.tags(plan.seed, device).into_iter().collect();
-        let (tags, mut fields) = (serde_json::to_string(&tags)?, Fields::new());
-        for seq in plan.start_seq..plan.start_seq + self.batches {
-            let tick = u32::try_from(seq - plan.start_seq)?;
-            for index in 0..BATCH {
-                plan.fields(device, tick, seq, index, &mut fields);
-                let time_ns = plan.time_ns(device, tick, index);
-                for (field, value) in &fields {
-                    let value = match *value {
-                        RawValue::Float(x) => Stored::Float(x),
-                        // The shorter form of a float without a fraction.
-                        RawValue::Int(n) => Stored::Float(n as f64),
-                        other => panic!("{other:?}"),
-                    };
-                    let measurement = profile.measurement();
-                    each(Row { time_ns, measurement, tags: &tags, field, value });
-                }
+/// Hands on what the first batches of a device of a plan say.
+fn rows(plan: &Plan, batches: u64, id: &str, each: &mut dyn FnMut(Row<'_>)) {
+    let device = (0..plan.devices).find(|&device| plan.device_id(device) == id).unwrap();
+    let profile = &plan.kind_of(device).profile;
+    let tags: std::collections::BTreeMap<_, _> =
+        profile.tags(plan.seed, device).into_iter().collect();
+    let (tags, mut fields) = (serde_json::to_string(&tags).unwrap(), Fields::new());
+    for seq in plan.start_seq..plan.start_seq + batches {
+        let tick = u32::try_from(seq - plan.start_seq).unwrap();
+        for index in 0..BATCH {
+            plan.fields(device, tick, seq, index, &mut fields);
+            let time_ns = plan.time_ns(device, tick, index);
+            for (field, value) in &fields {
+                let value = match *value {
+                    RawValue::Float(x) => Stored::Float(x),
+                    // The shorter form of a float without a fraction.
+                    RawValue::Int(n) => Stored::Float(n as f64),
+                    other => panic!("{other:?}"),
+                };
+                let measurement = profile.measurement();
+                each(Row { time_ns, measurement, tags: &tags, field, value });
             }
         }
-        Ok(())
-    }
-
-    fn devices(&mut self, _prefix: &str) -> anyhow::Result<Vec<String>> {
-        Ok((0..self.plan.devices).map(|device| self.plan.device_id(device)).collect())
-    }
-
-    fn doubled(&mut self, _readings: u64, _rows: u64) -> anyhow::Result<Option<u64>> {
-        Ok(Some(0))
     }
 }
 
@@ -96,12 +64,13 @@ fn verified(readings: u64) -> u64 {
     };
     let folder = tempfile::tempdir().unwrap();
     let journal = journal(folder.path(), &plan, batches);
-    let mut store = Endless { plan: &plan, batches };
+    let mut store = MadeUp {
+        devices: (0..plan.devices).map(|device| plan.device_id(device)).collect(),
+        rows: |id: &str, each: &mut dyn FnMut(Row<'_>)| rows(&plan, batches, id, each),
+    };
     let report = verify(&mut store, &journal, Duration::ZERO).unwrap();
     assert!(report.passed && report.stored >= readings, "{}", report.table());
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
+    peak_kib()
 }
 
 #[test]

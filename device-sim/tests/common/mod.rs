@@ -4,6 +4,7 @@
 
 pub mod http_store;
 pub mod influxdb_2;
+pub mod made_up;
 pub mod readings;
 pub mod servers;
 pub mod store;
